@@ -1,0 +1,74 @@
+"""An async-first, distributed task runner: plain functions become flows and tasks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anabranch import runtime as runtime
+    from anabranch.annotations import allow_failure as allow_failure
+    from anabranch.annotations import opaque as opaque
+    from anabranch.annotations import quote as quote
+    from anabranch.annotations import unmapped as unmapped
+    from anabranch.context import tags as tags
+    from anabranch.errors import AnabranchError as AnabranchError
+    from anabranch.errors import CancelledRun as CancelledRun
+    from anabranch.errors import CrashedRun as CrashedRun
+    from anabranch.errors import FailedRun as FailedRun
+    from anabranch.errors import UpstreamTaskError as UpstreamTaskError
+    from anabranch.flows import Flow as Flow
+    from anabranch.flows import flow as flow
+    from anabranch.futures import FutureList as FutureList
+    from anabranch.futures import TaskFuture as TaskFuture
+    from anabranch.futures import as_completed as as_completed
+    from anabranch.futures import wait as wait
+    from anabranch.logging import get_run_logger as get_run_logger
+    from anabranch.retries import exponential_backoff as exponential_backoff
+    from anabranch.states import State as State
+    from anabranch.tasks import Task as Task
+    from anabranch.tasks import task as task
+
+__version__ = "0.1.0"
+
+# What loads when it is first used, and where it lives.
+_LAZY = {
+    "AnabranchError": "errors",
+    "CancelledRun": "errors",
+    "CrashedRun": "errors",
+    "FailedRun": "errors",
+    "Flow": "flows",
+    "FutureList": "futures",
+    "State": "states",
+    "Task": "tasks",
+    "TaskFuture": "futures",
+    "UpstreamTaskError": "errors",
+    "allow_failure": "annotations",
+    "as_completed": "futures",
+    "exponential_backoff": "retries",
+    "flow": "flows",
+    "get_run_logger": "logging",
+    "opaque": "annotations",
+    "quote": "annotations",
+    "runtime": "",
+    "tags": "context",
+    "task": "tasks",
+    "unmapped": "annotations",
+    "wait": "futures",
+}
+
+__all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]  # the same names as above, held by a test
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "runtime":
+        return importlib.import_module(f"{__name__}.runtime")
+    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

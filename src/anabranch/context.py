@@ -1,0 +1,121 @@
+"""The one ambient thing: which run the current code belongs to."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from copy import copy
+from typing import Any, ClassVar
+
+from anabranch.runs import FlowRun, TaskRun
+
+
+class RunContext:
+    """Where code runs; outside of any run, only which tags it gives to what it starts."""
+
+    __slots__ = ("tags",)
+
+    engine: ClassVar[Any] = None
+
+    def __init__(self, tags: frozenset[str] = frozenset()) -> None:
+        self.tags = tags
+
+    @property
+    def flow_run(self) -> FlowRun | None:
+        return None
+
+    @property
+    def task_run(self) -> TaskRun | None:
+        return None
+
+    @property
+    def log_prints(self) -> bool:
+        return False
+
+    @classmethod
+    def get(cls) -> Any:
+        """The current context if it is one of this class, else None."""
+        context = current.get(None)
+        return context if isinstance(context, cls) else None
+
+
+class FlowRunContext(RunContext):
+    """Inside a flow's function. `engine` runs it, and knows it as `open_flow`."""
+
+    __slots__ = ("_flow_run", "_log_prints", "engine", "open_flow")
+
+    def __init__(self, engine: Any, open_flow: Any, flow_run: FlowRun, log_prints: bool) -> None:
+        self.engine = engine
+        self.open_flow = open_flow
+        self.tags = flow_run.tags
+        self._flow_run = flow_run
+        self._log_prints = log_prints
+
+    @property
+    def flow_run(self) -> FlowRun:
+        return self._flow_run
+
+    @property
+    def log_prints(self) -> bool:
+        return self._log_prints
+
+
+class TaskRunContext(RunContext):
+    """Inside a task's function, for one attempt; `call` is an `execution.calls.Call`."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.tags = call.scope.tags
+
+    @property
+    def engine(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]  # read-only in all
+        return self.call.scope.engine
+
+    @property
+    def open_flow(self) -> Any:
+        return self.call.scope.open_flow
+
+    @property
+    def flow_run(self) -> FlowRun | None:
+        return self.call.scope.flow_run
+
+    @property
+    def task_run(self) -> TaskRun:
+        return self.call.task_run()
+
+    @property
+    def log_prints(self) -> bool:
+        return self.call.scope.log_prints
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The call's arguments by name, defaults included."""
+        call = self.call
+        bound = inspect.signature(call.spec.fn).bind(*call.args, **call.kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+
+current: ContextVar[RunContext] = ContextVar("anabranch_run")
+_NOWHERE = RunContext()
+
+
+def current_context() -> RunContext:
+    """The context of the calling code; that of no run where there is none."""
+    return current.get(_NOWHERE)
+
+
+@contextmanager
+def tags(*names: str) -> Iterator[frozenset[str]]:
+    """Give these tags to each run that starts inside the block."""
+    context = copy(current_context())
+    context.tags = context.tags | frozenset(names)
+    token = current.set(context)
+    try:
+        yield context.tags
+    finally:
+        current.reset(token)

@@ -1,0 +1,257 @@
+"""Calling a task without submit: it runs in the caller's thread or loop, tracked like any other."""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextvars import copy_context
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any
+
+from anabranch.context import RunContext, TaskRunContext, current
+from anabranch.engine.engine import Engine
+from anabranch.errors import Interrupted, Terminated
+from anabranch.execution.calls import Call, TaskSpec
+from anabranch.execution.interrupts import run_interruptibly
+from anabranch.execution.run import failure, run_call, run_call_async
+from anabranch.futures import TaskFuture
+from anabranch.outcomes import CANCELLED, COMPLETED, SETTLED, Outcome
+from anabranch.task_runners.base import Capabilities, OpenRunnerBase
+from anabranch.waiting import Waiter
+
+if TYPE_CHECKING:
+    import asyncio
+
+Arguments = tuple[tuple[Any, ...], Mapping[str, Any], Iterable[Any]]
+"""Positional arguments, keyword arguments, and what is waited for besides."""
+
+
+class Mailbox(OpenRunnerBase):
+    """The runner of one direct call: hands its attempts to whoever made the call."""
+
+    __slots__ = ("_engine", "calls", "running_now", "wake")
+
+    capabilities = Capabilities(
+        name="direct", priority=False, stops_sync=True, stops_async=True, parallel=False
+    )
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.calls: deque[Call] = deque()
+        self.running_now: dict[tuple[int, int], Any] = {}
+        self.wake: Any = None
+
+    def launch(self, calls: Sequence[Call]) -> None:
+        self.calls.extend(calls)
+        if self.wake is not None:
+            self.wake(None)
+
+    def cancel(self, keys: Iterable[int]) -> None:
+        for interruptible in list(self.running_now.values()):
+            interruptible.interrupt()
+        while self.calls:
+            call = self.calls.popleft()
+            self._engine.finished([Outcome(call.key, call.attempt, CANCELLED, None, time(), 0.0)])
+
+    def running(self) -> Iterable[tuple[int, int]]:
+        return list(self.running_now)
+
+
+def call(engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments) -> TaskFuture[Any]:
+    """Run a sync task here, its retries included; gives back the settled run."""
+    mailbox, run = _submitted(engine, context, spec, arguments)
+    while run._phase < SETTLED:
+        attempt = _next_attempt(engine, mailbox, run)
+        if attempt is None:
+            continue
+        if spec.announces:
+            outcome = run_interruptibly(attempt, mailbox.running_now, engine)
+        else:
+            outcome = run_call(attempt)
+        engine.finished((outcome,))
+        if isinstance(outcome.value, Interrupted | Terminated):
+            raise outcome.value  # meant for the flow, whose thread this is
+    return run
+
+
+async def call_async(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> TaskFuture[Any]:
+    """The same for an async task, on the caller's loop."""
+    import asyncio  # 25 ms that a process without a loop need not spend
+
+    mailbox, run = _submitted(engine, context, spec, arguments)
+    try:
+        while run._phase < SETTLED:
+            attempt = await _next_attempt_async(engine, mailbox, run)
+            if attempt is not None:
+                engine.finished((await _attempt_async(engine, mailbox, attempt),))
+    except asyncio.CancelledError:
+        engine.cancel((run,))
+        raise
+    return run
+
+
+async def _attempt_async(engine: Engine, mailbox: Mailbox, attempt: Call) -> Outcome:
+    """One attempt as an asyncio task of its own, so that its timeout ends it and nothing else."""
+    import asyncio  # 25 ms that a process without a loop need not spend
+
+    assert attempt.context is not None  # set by the engine
+    task = asyncio.get_running_loop().create_task(
+        run_call_async(attempt), context=attempt.context.copy()
+    )
+    place = (attempt.key, attempt.attempt)
+    mailbox.running_now[place] = _TaskInterrupt(task)
+    if attempt.spec.announces:
+        engine.started(*place)
+    try:
+        return await task
+    except asyncio.CancelledError as error:
+        current_task = asyncio.current_task()
+        if current_task is not None and current_task.cancelling():
+            task.cancel()
+            raise
+        return failure(attempt, error, time(), 0.0)  # ended before its first step
+    finally:
+        del mailbox.running_now[place]
+
+
+class _TaskInterrupt:
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._loop = task.get_loop()
+
+    def interrupt(self) -> None:
+        self._loop.call_soon_threadsafe(self._task.cancel)
+
+
+def iterate(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> Iterator[Any]:
+    """Run a generator task lazily. It is tried again only while it has yielded nothing."""
+    mailbox, run = _submitted(engine, context, spec, arguments)
+    while run._phase < SETTLED:
+        attempt = _next_attempt(engine, mailbox, run)
+        if attempt is None:
+            continue
+        assert attempt.context is not None  # set by the engine
+        inside = attempt.context.copy()
+        inside.run(current.set, TaskRunContext(attempt))
+        started, clock, yielded = time(), perf_counter(), False
+        if spec.announces:
+            engine.started(attempt.key, attempt.attempt)
+        try:
+            items = inside.run(spec.fn, *attempt.args, **attempt.kwargs)
+            while True:
+                try:
+                    item = inside.run(next, items)
+                except StopIteration:
+                    break
+                yielded = True
+                yield item
+        except BaseException as error:
+            outcome = failure(attempt, error, started, perf_counter() - clock)
+            _finish(engine, outcome, yielded)
+            if yielded or isinstance(error, GeneratorExit):
+                raise
+            continue
+        seconds = perf_counter() - clock
+        engine.finished(
+            (Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),)
+        )
+    run._settled_result()
+
+
+async def iterate_async(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> AsyncIterator[Any]:
+    """The same for an async generator, on the caller's loop."""
+    import asyncio  # 25 ms that a process without a loop need not spend
+
+    mailbox, run = _submitted(engine, context, spec, arguments)
+    while run._phase < SETTLED:
+        attempt = await _next_attempt_async(engine, mailbox, run)
+        if attempt is None:
+            continue
+        started, clock, yielded = time(), perf_counter(), False
+        if spec.announces:
+            engine.started(attempt.key, attempt.attempt)
+        inside = copy_context()
+        inside.run(current.set, TaskRunContext(attempt))
+        loop = asyncio.get_running_loop()
+        items = inside.run(spec.fn, *attempt.args, **attempt.kwargs)
+        try:
+            while True:
+                try:
+                    item = await loop.create_task(_next_item(items), context=inside)
+                except StopAsyncIteration:
+                    break
+                yielded = True
+                yield item
+        except BaseException as error:
+            _finish(engine, failure(attempt, error, started, perf_counter() - clock), yielded)
+            if yielded or not isinstance(error, Exception):
+                raise
+            continue
+        seconds = perf_counter() - clock
+        engine.finished(
+            (Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),)
+        )
+    run._settled_result()
+
+
+async def _next_item(items: Any) -> Any:
+    return await anext(items)
+
+
+def _finish(engine: Engine, outcome: Outcome, final: bool) -> None:
+    """Tell of a generator's failure; `final` where what it yielded forbids another attempt."""
+    if final:
+        engine.finish_without_retry(outcome)
+    else:
+        engine.finished((outcome,))
+
+
+def _submitted(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> tuple[Mailbox, TaskFuture[Any]]:
+    args, kwargs, wait_for = arguments
+    mailbox = Mailbox(engine)
+    runs = engine.submit(spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context)
+    return mailbox, runs[0]
+
+
+def _next_attempt(engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]) -> Call | None:
+    """The attempt to run now; waits for one. None where the run may have settled meanwhile."""
+    if mailbox.calls:
+        return mailbox.calls.popleft()
+    waiter = Waiter()
+    mailbox.wake = waiter
+    if engine.notify(run, waiter) and not mailbox.calls:
+        engine.wait(waiter, (), None)
+    mailbox.wake = None
+    return mailbox.calls.popleft() if mailbox.calls else None
+
+
+async def _next_attempt_async(
+    engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]
+) -> Call | None:
+    import asyncio  # as above
+
+    if mailbox.calls:
+        return mailbox.calls.popleft()
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake(_: object) -> None:
+        loop.call_soon_threadsafe(woken.set)
+
+    mailbox.wake = wake
+    if engine.notify(run, wake) and not mailbox.calls:
+        with engine.lending():
+            await woken.wait()
+    mailbox.wake = None
+    return mailbox.calls.popleft() if mailbox.calls else None

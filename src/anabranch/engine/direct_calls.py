@@ -1,0 +1,84 @@
+"""Direct calls in whatever context they are made: inside a flow, or on their own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from anabranch.clock import SystemClock
+from anabranch.context import FlowRunContext, RunContext, TaskRunContext
+from anabranch.engine import direct
+from anabranch.engine.direct import Arguments
+from anabranch.engine.engine import Engine
+from anabranch.engine.submission import OpenFlow
+from anabranch.errors import UnsupportedEventLoopError
+from anabranch.execution.calls import TaskSpec
+from anabranch.logging import prints_logged
+from anabranch.settings import load_settings
+
+
+class _AloneContext(RunContext):
+    """Around a task that was called outside of any flow."""
+
+    __slots__ = ("engine", "open_flow")
+
+    def __init__(self, engine: Engine, open_flow: OpenFlow, tags: frozenset[str]) -> None:
+        super().__init__(tags)
+        self.engine = engine
+        self.open_flow = open_flow
+
+
+@contextmanager
+def _engine_for(context: RunContext, spec: TaskSpec) -> Iterator[tuple[Engine, RunContext]]:
+    """The flow's engine; for a task called on its own, one that lives as long as the call."""
+    if isinstance(context, FlowRunContext | TaskRunContext):
+        with prints_logged(bool(spec.log_prints)):
+            yield context.engine, context
+        return
+    engine = Engine(SystemClock(), grace=load_settings().cancel_grace)
+    alone = _AloneContext(engine, OpenFlow(None, None, None), context.tags)
+    try:
+        with prints_logged(bool(spec.log_prints)):
+            yield engine, alone
+    finally:
+        engine.close()
+
+
+def call(context: RunContext, spec: TaskSpec, arguments: Arguments, return_state: bool) -> Any:
+    """Run a sync task in this thread; its value, or its state."""
+    with _engine_for(context, spec) as (engine, its_context):
+        run = direct.call(engine, its_context, spec, arguments)
+    return run.state if return_state else run.result()
+
+
+async def call_async(
+    context: RunContext, spec: TaskSpec, arguments: Arguments, return_state: bool
+) -> Any:
+    """Run an async task on this loop; its value, or its state."""
+    refuse_other_loops()
+    with _engine_for(context, spec) as (engine, its_context):
+        run = await direct.call_async(engine, its_context, spec, arguments)
+    return run.state if return_state else run.result()
+
+
+def iterate(context: RunContext, spec: TaskSpec, arguments: Arguments) -> Iterator[Any]:
+    with _engine_for(context, spec) as (engine, its_context):
+        yield from direct.iterate(engine, its_context, spec, arguments)
+
+
+async def iterate_async(
+    context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> AsyncIterator[Any]:
+    refuse_other_loops()
+    with _engine_for(context, spec) as (engine, its_context):
+        async for item in direct.iterate_async(engine, its_context, spec, arguments):
+            yield item
+
+
+def refuse_other_loops() -> None:
+    """Raise `UnsupportedEventLoopError` on a loop that is not asyncio's."""
+    trio = sys.modules.get("trio")
+    if trio is not None and trio.lowlevel.in_trio_run():
+        raise UnsupportedEventLoopError("trio")

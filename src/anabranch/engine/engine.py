@@ -1,0 +1,566 @@
+"""The one driver: takes calls and outcomes, asks the tracker, and carries its commands out.
+
+It runs on whatever thread calls it, behind one lock; only timers, users' callbacks and subscribers
+have threads of their own. Sync and async code come in through the same methods.
+"""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import Any
+
+from anabranch.clock import Clock
+from anabranch.context import RunContext, current_context
+from anabranch.engine.callbacks import CallbackRunner, Callbacks, call_reporting, call_user
+from anabranch.engine.deadlocks import refuse_deadlock
+from anabranch.engine.dependencies import Search, find_blockers, needs_search, resolve
+from anabranch.engine.publisher import Publisher
+from anabranch.engine.submission import OpenFlow, Submission, named
+from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
+from anabranch.errors import FinishedFlowError, ForeignFutureError, RunTimedOut
+from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
+from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.futures import Done, Links, TaskFuture, make_state, outcome_exception, outcome_state
+from anabranch.outcomes import (
+    CANCELLED,
+    CANCELLING,
+    COMPLETED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    SETTLED,
+    TIMED_OUT,
+    Outcome,
+)
+from anabranch.runs import FlowRun, id_prefix, run_id
+from anabranch.states import State
+from anabranch.task_runners.base import OpenRunner, refuse_unsupported
+from anabranch.waiting import Waiter
+
+CHUNK = 1_000
+"""Runs of a map that are submitted at a time, so that the first run while the last are made."""
+
+Run = TaskFuture[Any]
+
+
+class Engine:
+    """Runs one root flow with all below it, or one task called on its own.
+
+    `grace` is how many seconds a cancelled run gets to stop. Implements `futures.Home` for its
+    futures and `task_runners.base.Inbox` for its runners.
+    """
+
+    def __init__(
+        self, clock: Clock, subscribers: Sequence[Subscriber] = (), grace: float = 5.0
+    ) -> None:
+        self.clock = clock
+        self.grace = grace
+        self.prefix = id_prefix()
+        self.callbacks = Callbacks()
+        self.publisher = Publisher(subscribers)
+        self._lock = threading.Lock()
+        self._tracker = Tracker(self.publisher.phases)
+        self._next_key = 1
+        self._next_index: dict[str, int] = {}
+
+    # -- calls go down ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        spec: TaskSpec,
+        inputs: Sequence[tuple[Any, ...]],
+        kwargs: Mapping[str, Any],
+        *,
+        kwargs_each: Sequence[Mapping[str, Any]] | None = None,
+        wait_for: Iterable[Any] = (),
+        mapped: bool = False,
+        runner: OpenRunner | None = None,
+        context: RunContext | None = None,
+        visible: bool = True,
+    ) -> list[TaskFuture[Any]]:
+        """Take one call for each tuple of positional arguments, in the calling context.
+
+        `runner` carries them instead of the flow's own. Raises `FinishedFlowError` where the flow
+        takes no more, `ForeignFutureError` for a future of another run, and
+        `UnsupportedOptionError` for what the runner cannot do.
+        """
+        context = context or current_context()
+        open_flow: OpenFlow = context.open_flow  # pyright: ignore[reportAttributeAccessIssue]  # tasks look first
+        carrier = runner or open_flow.runner
+        assert carrier is not None  # tasks look first
+        if spec.special and runner is None and spec not in open_flow.accepted:
+            refuse_unsupported(spec.name, spec.resources, spec.priority, carrier)
+            open_flow.accepted.add(spec)
+        submission = self._submission(
+            spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
+        )
+        common = self._common_search(submission, wait_for)
+        runs: list[Run] = []
+        first = submission.scope.first_key
+        for start in range(0, len(inputs), CHUNK):
+            chunk = [
+                TaskFuture(submission, first + start + n, args)
+                for n, args in enumerate(inputs[start : start + CHUNK])
+            ]
+            runs += chunk
+            self._submit_chunk(submission, chunk, common)
+        return runs
+
+    def submit_expansion(
+        self,
+        name: str,
+        expand: Callable[[], list[TaskFuture[Any]]],
+        sources: Sequence[Any],
+    ) -> TaskFuture[list[TaskFuture[Any]]]:
+        """Make more runs once these futures have settled.
+
+        The future settles with them. It counts as a run of the flow, which nobody is told of.
+        """
+        spec = TaskSpec(name, f"anabranch:{name}", expand)
+        carrier = CallbackRunner(self.callbacks, self)
+        return self.submit(spec, ((),), {}, wait_for=sources, runner=carrier, visible=False)[0]
+
+    def _submission(
+        self,
+        spec: TaskSpec,
+        count: int,
+        kwargs: Mapping[str, Any],
+        kwargs_each: Sequence[Mapping[str, Any]] | None,
+        mapped: bool,
+        runner: OpenRunner,
+        open_flow: OpenFlow,
+        context: RunContext,
+        visible: bool,
+    ) -> Submission:
+        parent = context.task_run
+        with self._lock:
+            if open_flow.group.closing:
+                raise FinishedFlowError(spec.name, open_flow.name)
+            key = self._next_key
+            self._next_key += count
+            index = self._next_index.get(spec.name, 0)
+            self._next_index[spec.name] = index + count
+            tally = open_flow.group.tally(spec.key, spec.name) if visible else Tally(spec.name)
+        scope = Scope(
+            self,
+            open_flow,
+            open_flow.flow_run,
+            None if parent is None else parent.id,
+            context.tags | spec.tags if spec.tags else context.tags,
+            open_flow.log_prints if spec.log_prints is None else spec.log_prints,
+            self.prefix,
+            key,
+            index,
+            str(uuid.uuid4()) if mapped else None,
+        )
+        return Submission(
+            self, spec, scope, open_flow, runner, kwargs, kwargs_each, copy_context(), tally, visible
+        )
+
+    def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
+        """The futures that all runs of a submission wait for."""
+        common = None
+        wait_for = tuple(wait_for)
+        if wait_for or needs_search(submission.kwargs.values()):
+            common = find_blockers(submission.spec.name, submission.kwargs)
+            if wait_for:
+                waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
+                for future, allowed in waited.blockers.items():
+                    common.blockers[future] = allowed and common.blockers.get(future, True)
+            self._refuse_foreign(submission, common)
+        return common if common is not None and common.needed else None
+
+    def _submit_chunk(
+        self, submission: Submission, chunk: list[Run], common: Search | None
+    ) -> None:
+        linked: list[tuple[Run, Mapping[Run, bool]]] = []
+        broken: list[tuple[Run, BaseException]] = []
+        plain = chunk
+        if common is not None or submission.kwargs_each or _any_needs_search(chunk):
+            plain = []
+            for run in chunk:
+                try:
+                    search = self._search(submission, run, common)
+                except (ValueError, RecursionError) as error:
+                    if isinstance(error, ForeignFutureError):
+                        raise
+                    broken.append((run, error))
+                    search = Search("")
+                if search is None:
+                    plain.append(run)
+                else:
+                    run._links = Links()
+                    run._links.search = True
+                    linked.append((run, search.blockers))
+        commands = Commands()
+        now = self.clock.time()
+        with self._lock:
+            if submission.group.closing:
+                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
+            if self.publisher.submissions and submission.visible:
+                self.publisher.emit((TaskRunsSubmitted(chunk, now),))
+            if plain:
+                self._tracker.submitted(plain, commands)
+            for run, blockers in linked:
+                self._tracker.submitted_linked(run, blockers, now, commands)
+        failed = {run for run, _ in broken}
+        if failed:
+            commands.launches = [run for run in commands.launches if run not in failed]
+        self._carry_out(commands)
+        self.finished([_broken(run, error, now) for run, error in broken])
+        self.publisher.back_pressure()
+
+    def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
+        """What one run waits for; None where its inputs are plain."""
+        values: list[Any] = [run._inputs]
+        if submission.kwargs_each is not None:
+            values.append(submission.kwargs_of(run))
+        search = find_blockers(submission.spec.name, *values)
+        self._refuse_foreign(submission, search)
+        if common is not None:
+            for future, allowed in common.blockers.items():
+                search.blockers[future] = allowed and search.blockers.get(future, True)
+            search.annotated = True
+        return search if search.needed else None
+
+    def _refuse_foreign(self, submission: Submission, search: Search) -> None:
+        for future in search.blockers:
+            if future._shared.home is not self:
+                raise ForeignFutureError(future.name, submission.spec.name)
+
+    # -- outcomes come back -------------------------------------------------------------------------
+
+    def started(self, key: int, attempt: int) -> None:
+        commands = Commands()
+        with self._lock:
+            self._tracker.started(key, attempt, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        bad = [outcome for outcome in outcomes if outcome[2] != COMPLETED]
+        if bad:
+            outcomes = [outcome for outcome in outcomes if outcome[2] == COMPLETED]
+        if outcomes:
+            commands = Commands()
+            with self._lock:
+                self._tracker.completed(outcomes, commands)
+                self._emit(commands)
+            self._carry_out(commands)
+        for outcome in bad:
+            self._failed(outcome)
+
+    def _failed(self, outcome: Outcome) -> None:
+        """Decide on a retry, outside of the lock, and tell the tracker."""
+        with self._lock:
+            run = self._tracker.live.get(outcome.key)
+        if run is None or run._attempt != outcome.attempt:
+            return
+        spec = _shared(run).spec
+        if spec.retries is None or outcome.phase not in (FAILED, TIMED_OUT) or outcome.lost:
+            self._settle_failed(outcome, None)
+            return
+        deaths = run._links.worker_deaths if run._links is not None else 0
+        error = outcome_exception(outcome, run.name)
+        delay = spec.retries.delay_after(outcome.attempt - deaths, error)
+        condition = spec.retries.condition
+        if delay is None or condition is None or spec.retries.condition_is_tenacitys:
+            self._settle_failed(outcome, delay)
+        else:
+            self.callbacks.put(partial(self._ask, run, outcome, delay, condition))
+
+    def _ask(self, run: Run, outcome: Outcome, delay: float, condition: Any) -> None:
+        """The user's own word on a retry, on the thread for such."""
+        spec = _shared(run).spec
+        state = outcome_state(outcome, run.name)
+        wanted: list[bool] = []
+
+        def ask() -> None:
+            answer = call_user(copy_context(), condition, spec.task, run.task_run, state)
+            wanted.append(bool(answer))
+
+        call_reporting(f"retry_condition_fn of {spec.name}", copy_context(), ask)
+        self._settle_failed(outcome, delay if wanted == [True] else None)
+
+    def finish_without_retry(self, outcome: Outcome) -> None:
+        """An attempt failed that cannot be repeated, whatever the task's retries."""
+        self._settle_failed(outcome, None)
+
+    def _settle_failed(self, outcome: Outcome, retry_in: float | None) -> None:
+        commands = Commands()
+        with self._lock:
+            self._tracker.failed(outcome, retry_in, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
+
+    def _due(self, timer: Timer) -> None:
+        commands = Commands()
+        now = self.clock.time()
+        with self._lock:
+            timed_out = self._tracker.due(timer, now, commands)
+            self._emit(commands)
+        if timed_out is not None:
+            seconds = timer.delay
+            error = RunTimedOut(timed_out.name, seconds)
+            self.finished(
+                [Outcome(timed_out._key, timer.attempt, TIMED_OUT, error, now - seconds, seconds)]
+            )
+        self._carry_out(commands)
+
+    def request(self, call: Call, name: str, payload: Any) -> Any:
+        """Code on a worker asks; see `engine/desk.py`."""
+        raise NotImplementedError
+
+    # -- what the tracker wants done ----------------------------------------------------------------
+
+    def _emit(self, commands: Commands) -> None:
+        if commands.changes:
+            self.publisher.emit(commands.changes)
+
+    def _carry_out(self, commands: Commands) -> None:
+        for timer in commands.timers:
+            self.clock.call_later(timer.delay, partial(self._due, timer))
+        for run, waiters in commands.wakes:
+            for waiter in waiters:
+                waiter(run)
+        for run, hook, outcome in commands.hooks:
+            self._call_hooks(run, hook, outcome)
+        for group in commands.emptied:
+            waiters, group.waiters = group.waiters, []
+            for wake in waiters:
+                wake()
+        if commands.cancels:
+            self._cancel_with_runners(commands.cancels)
+        if commands.launches:
+            self._launch(commands.launches)
+
+    def _launch(self, runs: Sequence[Run]) -> None:
+        calls: list[Call] = []
+        runner: OpenRunner | None = None
+        for run in runs:
+            submission = _shared(run)
+            if submission.runner is not runner:
+                if calls and runner is not None:
+                    runner.launch(calls)
+                calls, runner = [], submission.runner
+            if run._links is None and submission.spec.run_name is None:
+                calls.append(submission.call(run))
+            else:
+                calls += self._prepared(run, submission)
+        if calls and runner is not None:
+            runner.launch(calls)
+
+    def _prepared(self, run: Run, submission: Submission) -> list[Call]:
+        """The call of a run with its futures replaced; none where that fails, or it waits again."""
+        args = run._inputs
+        if args is None or run._phase == CANCELLING:
+            self.finished([_stopped(run, self.clock.time())])
+            return []
+        kwargs = submission.kwargs_of(run)
+        links = run._links = run._links or Links()
+        try:
+            if links.search:
+                search = find_blockers(submission.spec.name, args, kwargs)
+                more = {f: allowed for f, allowed in search.blockers.items() if not f.done()}
+                if more:
+                    self._wait_again(run, more)
+                    return []
+                args, kwargs = resolve(args), resolve(kwargs)
+            if submission.spec.run_name is not None and links.name is None:
+                links.name = named(submission.spec, args, kwargs)
+        except Exception as error:
+            self.finished([_broken(run, error, self.clock.time())])
+            return []
+        return [submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)]
+
+    def _wait_again(self, run: Run, blockers: Mapping[Run, bool]) -> None:
+        commands = Commands()
+        with self._lock:
+            self._tracker.resolved(run, blockers, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
+
+    def _call_hooks(self, run: Run, name: str, outcome: Outcome | None) -> None:
+        spec = _shared(run).spec
+        state = make_state(RUNNING) if outcome is None else outcome_state(outcome, run.name)
+        for hook in spec.hooks[name]:
+            what = f"{name} hook of task {spec.name!r}"
+            self.callbacks.call(what, hook, spec.task, run.task_run, state)
+
+    def _cancel_with_runners(self, runs: Iterable[Run]) -> None:
+        keys: dict[OpenRunner, list[int]] = {}
+        for run in runs:
+            keys.setdefault(_shared(run).runner, []).append(run._key)
+        for runner, its_keys in keys.items():
+            runner.cancel(its_keys)
+
+    # -- what futures ask ---------------------------------------------------------------------------
+
+    def notify(self, future: Run, callback: Done) -> bool:
+        with self._lock:
+            if future._phase >= SETTLED:
+                return False
+            if future._links is None:
+                future._links = Links()
+            future._links.waiters.append(callback)
+            return True
+
+    def wait(self, waiter: Waiter, futures: Sequence[Run], timeout: float | None) -> bool:
+        if waiter.done:
+            return True
+        refuse_deadlock(futures)
+        open_flow: OpenFlow | None = getattr(current_context(), "open_flow", None)
+        if open_flow is None or open_flow.runner is None:
+            return waiter.wait(timeout)
+        outer = open_flow.parent
+        if outer is None or outer.runner is open_flow.runner:
+            return open_flow.runner.wait(waiter, futures, timeout)
+        with self.lending():
+            return open_flow.runner.wait(waiter, futures, timeout)
+
+    async def wait_async(self, future: Run) -> None:
+        import asyncio  # 25 ms that a process without a loop need not spend
+
+        loop = asyncio.get_running_loop()
+        settled: asyncio.Future[None] = loop.create_future()
+
+        def wake(_: object) -> None:
+            loop.call_soon_threadsafe(_set_unless_done, settled)
+
+        if self.notify(future, wake):
+            with self.lending():
+                await settled
+
+    @contextmanager
+    def lending(self) -> Iterator[None]:
+        """Give up the slots that the calling code holds, for the length of a wait."""
+        with ExitStack() as lent:
+            open_flow: OpenFlow | None = getattr(current_context(), "open_flow", None)
+            last = None
+            while open_flow is not None:
+                if open_flow.runner is not None and open_flow.runner is not last:
+                    last = open_flow.runner
+                    lent.enter_context(last.lend())
+                open_flow = open_flow.parent
+            yield
+
+    def add_done_callback(self, future: Run, callback: Done) -> None:
+        context = copy_context()
+        what = f"done callback of {future.name!r}"
+
+        def call(settled: Run) -> None:
+            self.callbacks.put(partial(call_reporting, what, context, callback, settled))
+
+        if not self.notify(future, call):
+            call(future)
+
+    def cancel(self, futures: Sequence[Run]) -> int:
+        commands = Commands()
+        with self._lock:
+            count = self._tracker.cancel(futures, self.clock.time(), self.grace, commands)
+            self._emit(commands)
+        self._carry_out(commands)
+        return count
+
+    def phase_of(self, future: Run) -> int:
+        phase = future._phase
+        if phase == QUEUED and (future._key, future._attempt) in _shared(future).runner.running():
+            return RUNNING
+        return phase
+
+    # -- what flows ask -----------------------------------------------------------------------------
+
+    def tell(self, flow_run: FlowRun, state: State[Any]) -> None:
+        """A flow run is in a new state."""
+        self.publisher.emit((FlowRunChanged(flow_run, state),))
+
+    def when_empty(self, open_flow: OpenFlow, callback: Any) -> bool:
+        """Have `callback()` called once no run of the flow is unsettled; False if none is now."""
+        with self._lock:
+            if not open_flow.group.unsettled:
+                return False
+            open_flow.group.waiters.append(callback)
+            return True
+
+    def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
+        return flow_run.parameters
+
+    def cancel_flow(self, open_flow: OpenFlow) -> int:
+        """Ask for the end of all runs of a flow and below; how many had not settled."""
+        with self._lock:
+            members = self._tracker.members(open_flow.group)
+        return self.cancel(members)
+
+    def cancel_below(self, key: int) -> None:
+        """End what the subflow that runs as this task run has started, and let it start no more."""
+        parent = run_id(self.prefix, key)
+        below: list[Run] = []
+        with self._lock:
+            for run in self._tracker.live.values():
+                open_flow: OpenFlow | None = _shared(run).scope.open_flow
+                while open_flow is not None and not _started_by(open_flow, parent):
+                    open_flow = open_flow.parent
+                if open_flow is not None:
+                    open_flow.group.closing = True
+                    below.append(run)
+        self.cancel(below)
+
+    def next_number(self) -> int:
+        """A number for a run that is not a task's, unique in this engine."""
+        with self._lock:
+            self._next_key += 1
+            return self._next_key - 1
+
+    def wait_in(self, open_flow: OpenFlow, waiter: Waiter) -> None:
+        """Block the flow's own thread until the waiter is done."""
+        if open_flow.runner is None:
+            waiter.wait()
+        else:
+            with self.lending():
+                open_flow.runner.wait(waiter, (), None)
+
+    def refuse_new(self, open_flow: OpenFlow) -> None:
+        """Take no more runs into this flow."""
+        with self._lock:
+            open_flow.group.closing = True
+
+    def close(self) -> None:
+        """Finish what callbacks and subscribers still have to do, then stop their threads."""
+        self.callbacks.drain(self.grace + 1)
+        self.callbacks.close()
+        self.publisher.close()
+        self.clock.close()
+
+
+def _started_by(open_flow: OpenFlow, task_run_id: str) -> bool:
+    return open_flow.flow_run is not None and open_flow.flow_run.parent_task_run_id == task_run_id
+
+
+def _shared(run: Run) -> Submission:
+    return run._shared  # pyright: ignore[reportReturnType]  # futures know only the port
+
+
+def _any_needs_search(runs: Iterable[Run]) -> bool:
+    return any(needs_search(run._inputs) for run in runs)
+
+
+def _broken(run: Run, error: BaseException, at: float) -> Outcome:
+    """The outcome of a run whose arguments could not be made ready."""
+    return Outcome(run._key, run._attempt, FAILED, error, at, 0.0)
+
+
+def _stopped(run: Run, at: float) -> Outcome:
+    return Outcome(run._key, run._attempt, CANCELLED, None, at, 0.0, "Cancelled before it began.")
+
+
+def _set_unless_done(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)

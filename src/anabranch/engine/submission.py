@@ -1,0 +1,169 @@
+"""What the runs of one submit or map share: the task, where they belong, how they are named."""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+from collections.abc import Mapping, Sequence
+from contextvars import Context
+from typing import Any
+
+from anabranch.engine.admission import Admission
+from anabranch.engine.tracker import Group, Tally
+from anabranch.errors import NameTemplateError
+from anabranch.execution.calls import Call, Scope, TaskSpec, default_name, make_task_run
+from anabranch.futures import Home, TaskFuture
+from anabranch.outcomes import RETRY_WAIT, SETTLED
+from anabranch.runs import FlowRun, TaskRun, run_id
+from anabranch.task_runners.base import OpenRunner
+
+
+class OpenFlow:
+    """A flow run while it runs: its task runs, counted, and the runner that carries them.
+
+    That of a task called outside of any flow has neither a flow run nor a runner.
+    """
+
+    __slots__ = ("accepted", "admission", "flow_run", "group", "log_prints", "parent", "runner")
+
+    def __init__(
+        self,
+        flow_run: FlowRun | None,
+        runner: OpenRunner | None,
+        parent: OpenFlow | None,
+        log_prints: bool = False,
+    ) -> None:
+        self.flow_run = flow_run
+        self.runner = runner
+        self.parent = parent
+        self.log_prints = log_prints
+        self.group = Group(None if parent is None else parent.group)
+        self.accepted: set[TaskSpec] = set()  # those whose options this runner can do
+        self.admission = _admission(runner, parent)
+
+    @property
+    def name(self) -> str:
+        return "no flow" if self.flow_run is None else self.flow_run.name
+
+
+def _admission(runner: OpenRunner | None, parent: OpenFlow | None) -> Admission | None:
+    if runner is None:
+        return None
+    if parent is not None and parent.runner is runner:
+        return parent.admission
+    resources = runner.capabilities.resources
+    return None if resources is None else Admission(resources)
+
+
+class Submission:
+    """Shared by its futures; see `futures.Shared`.
+
+    `kwargs` are those of each run, unless `kwargs_each` has them run by run.
+    """
+
+    __slots__ = (
+        "admission",
+        "context",
+        "group",
+        "home",
+        "kwargs",
+        "kwargs_each",
+        "runner",
+        "scope",
+        "spec",
+        "tally",
+        "visible",
+    )
+
+    def __init__(
+        self,
+        home: Home,
+        spec: TaskSpec,
+        scope: Scope,
+        open_flow: OpenFlow,
+        runner: OpenRunner,
+        kwargs: Mapping[str, Any],
+        kwargs_each: Sequence[Mapping[str, Any]] | None,
+        context: Context,
+        tally: Tally,
+        visible: bool,
+    ) -> None:
+        self.home = home
+        self.spec = spec
+        self.scope = scope
+        self.group = open_flow.group
+        self.admission = open_flow.admission
+        self.runner = runner
+        self.kwargs = kwargs
+        self.kwargs_each = kwargs_each
+        self.context = context
+        self.tally = tally
+        self.visible = visible
+
+    def kwargs_of(self, run: TaskFuture[Any]) -> Mapping[str, Any]:
+        if self.kwargs_each is None:
+            return self.kwargs
+        return self.kwargs_each[run._key - self.scope.first_key]
+
+    def id_of(self, future: TaskFuture[Any]) -> str:
+        return run_id(self.scope.prefix, future._key)
+
+    def name_of(self, future: TaskFuture[Any]) -> str:
+        links = future._links
+        if links is not None and links.name is not None:
+            return links.name
+        return default_name(self.spec, self.scope, future._key)
+
+    def task_run(self, future: TaskFuture[Any]) -> TaskRun:
+        times: dict[str, Any] = {}
+        outcome = future._outcome
+        if outcome is not None and future._phase >= SETTLED:
+            times["start_time"] = dt.datetime.fromtimestamp(outcome.started, dt.UTC)
+            times["seconds"] = outcome.seconds
+        count = future._attempt - (future._phase == RETRY_WAIT)
+        return make_task_run(
+            self.spec, self.scope, future._key, self.name_of(future), count, **times
+        )
+
+    def call(self, run: TaskFuture[Any]) -> Call:
+        """The call that a runner gets for a run whose inputs are plain."""
+        return Call(
+            run._key,
+            run._attempt,
+            self.spec,
+            self.scope,
+            run._inputs,
+            self.kwargs if self.kwargs_each is None else self.kwargs_of(run),
+            None,
+            self.context,
+        )
+
+
+def named(spec: TaskSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+    """The run name that a task's template gives for these arguments; None without a template.
+
+    Raises `NameTemplateError` where the template uses what the call does not have.
+    """
+    template = spec.run_name
+    if template is None:
+        return None
+    bound = inspect.signature(spec.fn).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return fill_template(template, bound.arguments)
+
+
+def fill_template(template: Any, parameters: Mapping[str, Any]) -> str:
+    """A run's name from `"{parameter}"` fields, or from a function.
+
+    The function is called with nothing, or with the parameters as a dict if it takes `parameters`.
+    """
+    if callable(template):
+        takes = inspect.signature(template).parameters
+        return str(template(parameters=dict(parameters)) if "parameters" in takes else template())
+    try:
+        return template.format(**parameters)
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise NameTemplateError(template, str(error) or repr(error), parameters) from None

@@ -1,0 +1,290 @@
+"""Every error that anabranch raises: what happened, where, and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+
+class AnabranchError(Exception):
+    """Base of all errors of this package."""
+
+
+class ParameterTypeError(AnabranchError, TypeError):
+    """A flow parameter does not fit its annotation."""
+
+    def __init__(self, flow_name: str, problems: str) -> None:
+        super().__init__(
+            f"Flow {flow_name!r} was called with parameters that do not fit its signature:\n"
+            f"{problems}\n"
+            "Correct the value, change the annotation, or switch the check off with "
+            "@flow(validate_parameters=False)."
+        )
+
+
+class ParameterBindError(AnabranchError, TypeError):
+    """The arguments of a call do not match the function's signature."""
+
+    def __init__(self, name: str, signature: str, problem: str) -> None:
+        super().__init__(f"{name}{signature} cannot be called like this: {problem}.")
+
+
+class MappingLengthMismatch(AnabranchError, ValueError):
+    """The arguments of a map have different lengths."""
+
+    def __init__(self, task_name: str, lengths: Mapping[str, int]) -> None:
+        told = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        super().__init__(
+            f"{task_name}.map() needs arguments of one length, but {told}. "
+            "Wrap an argument that stays the same for each call in unmapped(...)."
+        )
+
+
+class MappingMissingIterable(AnabranchError, ValueError):
+    """A map was given nothing to map over."""
+
+    def __init__(self, task_name: str, given: Mapping[str, str]) -> None:
+        told = ", ".join(f"{name}: {kind}" for name, kind in given.items()) or "no arguments"
+        super().__init__(
+            f"{task_name}.map() found nothing to map over ({told}). Pass at least one list, tuple, "
+            f"set, range, iterator or array, or use {task_name}.submit(...) for a single call."
+        )
+
+
+class MissingFlowError(AnabranchError, RuntimeError):
+    """submit or map was used where no flow is running."""
+
+    def __init__(self, task_name: str, method: str) -> None:
+        super().__init__(
+            f"{task_name}.{method}() needs a running flow, and there is none here. Call it inside "
+            f"a function decorated with @flow, or call {task_name}(...) directly."
+        )
+
+
+class FinishedFlowError(AnabranchError, RuntimeError):
+    """Something was submitted to a run that has ended or is being cancelled."""
+
+    def __init__(self, task_name: str, run_name: str) -> None:
+        super().__init__(
+            f"{task_name} cannot be submitted: flow run {run_name!r} has ended or is being "
+            "cancelled. Submit it while the flow's function runs."
+        )
+
+
+class ForeignFutureError(AnabranchError, ValueError):
+    """A future of one run was given to another."""
+
+    def __init__(self, future_name: str, where: str) -> None:
+        super().__init__(
+            f"{where} was given the future of {future_name!r}, which belongs to another run. "
+            "Pass its value, future.result(), instead."
+        )
+
+
+class WouldDeadlockError(AnabranchError, RuntimeError):
+    """Blocking here would stop the event loop that the awaited work needs."""
+
+    def __init__(self, future_name: str) -> None:
+        super().__init__(
+            f"Blocking on {future_name!r} here would stop the event loop that has to run it. "
+            "Use `await future` instead of future.result() or future.wait()."
+        )
+
+
+class FutureCycleError(AnabranchError, ValueError):
+    """A future stands inside an object that contains itself."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"{where}: a future stands inside an object that contains itself, so it cannot be "
+            "replaced by its value. Pass the future as an argument of its own, or wrap the object "
+            "in quote(...)."
+        )
+
+
+class NestingTooDeepError(AnabranchError, RecursionError):
+    """An argument is nested deeper than the search for futures goes."""
+
+    def __init__(self, where: str, limit: int) -> None:
+        super().__init__(
+            f"{where} is nested more than {limit} levels deep, which is further than the search "
+            "for futures goes. Wrap it in quote(...) if it holds none."
+        )
+
+
+class UpstreamTaskError(AnabranchError):
+    """A task did not run since one that it depends on did not complete."""
+
+    def __init__(self, run_name: str, upstream_name: str, upstream_state: str) -> None:
+        self.run_name = run_name
+        self.upstream_name = upstream_name
+        self.upstream_state = upstream_state
+        super().__init__(
+            f"{run_name!r} did not run: it depends on {upstream_name!r}, which ended as "
+            f"{upstream_state}. Wrap the future in allow_failure(...) to run it all the same."
+        )
+
+    def __reduce__(self) -> tuple[type[UpstreamTaskError], tuple[str, str, str]]:
+        return type(self), (self.run_name, self.upstream_name, self.upstream_state)
+
+
+class FailedRun(AnabranchError):
+    """A run ended as Failed, and its state holds no exception of its own."""
+
+
+class CrashedRun(AnabranchError):
+    """The process, thread or machine that carried a run was lost."""
+
+
+class CancelledRun(AnabranchError):
+    """A run was cancelled before it completed."""
+
+
+class PendingRun(AnabranchError, RuntimeError):
+    """The result of a run was asked for before there is one."""
+
+    def __init__(self, run_name: str, state_name: str) -> None:
+        super().__init__(
+            f"{run_name!r} is {state_name} and has no result yet. Wait for its future first."
+        )
+
+
+class RunTimedOut(AnabranchError, TimeoutError):
+    """A run passed its timeout."""
+
+    def __init__(self, run_name: str, seconds: float) -> None:
+        self.run_name = run_name
+        self.seconds = seconds
+        super().__init__(f"{run_name!r} passed its timeout of {seconds:g} seconds.")
+
+    def __reduce__(self) -> tuple[type[RunTimedOut], tuple[str, float]]:
+        return type(self), (self.run_name, self.seconds)
+
+
+class RemoteTaskError(AnabranchError):
+    """Stands for an exception of a worker process that could not be sent as it is.
+
+    `type_name`, `message` and `traceback_text` are those of the original.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+        super().__init__(f"{type_name}: {message}")
+
+    def __reduce__(self) -> tuple[type[RemoteTaskError], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.message, self.traceback_text)
+
+
+class RemoteTraceback(AnabranchError):
+    """The cause of an exception that came from a worker: its traceback there, as text."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
+class UnpicklableError(AnabranchError, TypeError):
+    """A value cannot be sent to another process."""
+
+    def __init__(self, what: str, path: str, reason: str) -> None:
+        self.what = what
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{what} cannot be sent to another process: {path} cannot be pickled ({reason}). "
+            "Build it inside the task, leave it out, or use the threads runner."
+        )
+
+    def __reduce__(self) -> tuple[type[UnpicklableError], tuple[str, str, str]]:
+        return type(self), (self.what, self.path, self.reason)
+
+
+class UnknownTaskRunnerError(AnabranchError, ValueError):
+    """A task runner's string names no runner that is known here."""
+
+    def __init__(self, text: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"{text!r} names no task runner. Known here: {', '.join(sorted(known))}."
+        )
+
+
+class TaskRunnerOptionError(AnabranchError, ValueError):
+    """An option of a task runner is unknown or out of its range."""
+
+    def __init__(self, runner: str, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{runner}: {option}={value!r} will not do; it takes {expected}.")
+
+
+class UnsupportedOptionError(AnabranchError, ValueError):
+    """A task asks for something that its task runner cannot do."""
+
+    def __init__(self, task_name: str, option: str, runner: str, way_out: str) -> None:
+        super().__init__(
+            f"Task {task_name!r} asks for {option}, which the {runner} runner cannot do. {way_out}"
+        )
+
+
+class OptionError(AnabranchError, ValueError):
+    """An option of a task or flow is out of its range, or contradicts another."""
+
+    def __init__(self, owner: str, option: str, value: object, expected: str) -> None:
+        super().__init__(f"{owner}: {option}={value!r} will not do; it takes {expected}.")
+
+
+class UnsupportedEventLoopError(AnabranchError, RuntimeError):
+    """The calling event loop is not asyncio's."""
+
+    def __init__(self, library: str) -> None:
+        super().__init__(
+            f"anabranch runs on asyncio (uvloop too), and this code runs on {library}. Start it "
+            "with asyncio.run(...) or anyio.run(..., backend='asyncio')."
+        )
+
+
+class SettingError(AnabranchError, ValueError):
+    """A setting has a value that will not do."""
+
+    def __init__(self, name: str, value: object, source: str, problem: str) -> None:
+        super().__init__(f"Setting {name}={value!r}, from {source}: {problem}.")
+
+
+class NameTemplateError(AnabranchError, ValueError):
+    """The template of a run's name uses something that the call does not have."""
+
+    def __init__(self, template: str, missing: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"The run name {template!r} uses {missing}, which this call does not have. "
+            f"It can use: {', '.join(known) or 'nothing'}."
+        )
+
+
+class MissingContextError(AnabranchError, RuntimeError):
+    """Something that needs a current run was used outside of one."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} needs a current run, and there is none here. Call it inside a function "
+            "decorated with @flow or @task."
+        )
+
+
+class TaskRunnerClosedError(AnabranchError, RuntimeError):
+    """A task runner was used after it was closed."""
+
+    def __init__(self, runner: str) -> None:
+        super().__init__(f"The {runner} runner is closed; a flow opens it for its own length.")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, raised in the main thread by the flow that it cancels."""
+
+
+class Terminated(SystemExit):
+    """SIGTERM, raised in the main thread by the flow that it cancels; ends the process with 143."""
+
+    def __init__(self) -> None:
+        super().__init__(143)

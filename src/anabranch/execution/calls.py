@@ -1,0 +1,142 @@
+"""A call on its way to a worker, and what all calls of one submission share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextvars import Context
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from anabranch.execution.functions import SYNC, function_by_name, importable_name
+from anabranch.retries import RetryPolicy
+from anabranch.runs import FlowRun, TaskRun, run_id
+
+Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TaskSpec:
+    """A task's definition: the function, and its options in the form that the engine uses.
+
+    `timeout` is in seconds. `hooks` holds, for each of `"on_running"`, `"on_completion"` and
+    `"on_failure"` that has any, its functions.
+    """
+
+    name: str
+    key: str
+    fn: Callable[..., Any]
+    kind: int = SYNC
+    tags: frozenset[str] = frozenset()
+    version: str | None = None
+    log_prints: bool | None = None
+    run_name: str | Callable[..., str] | None = None
+    retries: RetryPolicy | None = None
+    timeout: float | None = None
+    resources: Mapping[str, float] = field(default_factory=dict[str, float])
+    priority: int = 0
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict[str, tuple[Hook, ...]])
+    task: Any = None
+    """What hooks and retry conditions get as their task; stays in the flow's process."""
+    announces: bool = field(init=False)
+    """Whether the engine must hear of each start, and not only of the end."""
+    special: bool = field(init=False)
+    """Whether a completed run owes more than its result."""
+
+    def __post_init__(self) -> None:
+        announces = self.timeout is not None or "on_running" in self.hooks
+        object.__setattr__(self, "announces", announces)
+        object.__setattr__(self, "special", bool(self.resources or self.hooks or self.priority))
+
+    def for_worker(self) -> tuple[Any, ...]:
+        """What a worker needs of it, with the function by its name where that can be imported."""
+        name = importable_name(self.fn)
+        return (self.name, self.key, name, None if name else self.fn, self.kind, self.tags)
+
+    @classmethod
+    def on_worker(cls, sent: tuple[Any, ...]) -> TaskSpec:
+        """The other end of `for_worker`."""
+        name, key, function_name, fn, kind, tags = sent
+        if function_name is not None:
+            fn = function_by_name(*function_name)
+        return cls(name, key, fn, kind, tags)
+
+
+@dataclass(slots=True, eq=False)
+class Scope:
+    """Where the calls of one submission belong, and how they are named.
+
+    `engine` is the port through which code inside the call submits and waits, `open_flow` what
+    that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
+    call's key into its id and number.
+    """
+
+    engine: Any
+    open_flow: Any
+    flow_run: FlowRun | None
+    parent_task_run_id: str | None
+    tags: frozenset[str]
+    log_prints: bool
+    prefix: int
+    first_key: int
+    first_index: int
+    map_id: str | None = None
+
+    def for_worker(self) -> tuple[Any, ...]:
+        run = self.flow_run
+        return (
+            None,
+            None,
+            None if run is None else run.without_parameters(),
+            self.parent_task_run_id,
+            self.tags,
+            self.log_prints,
+            self.prefix,
+            self.first_key,
+            self.first_index,
+            self.map_id,
+        )
+
+
+class Call(NamedTuple):
+    """One attempt of one task run. `context` holds the caller's context variables, in-process."""
+
+    key: int
+    attempt: int
+    spec: TaskSpec
+    scope: Scope
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    name: str | None = None
+    context: Context | None = None
+
+    @property
+    def run_name(self) -> str:
+        return self.name or default_name(self.spec, self.scope, self.key)
+
+    def task_run(self) -> TaskRun:
+        """The record of the run that this is an attempt of."""
+        return make_task_run(self.spec, self.scope, self.key, self.run_name, self.attempt)
+
+
+def default_name(spec: TaskSpec, scope: Scope, key: int) -> str:
+    """The task's name and the number of this run among those of the task, from 0."""
+    return f"{spec.name}-{scope.first_index + key - scope.first_key}"
+
+
+def make_task_run(
+    spec: TaskSpec, scope: Scope, key: int, name: str, attempt: int, **times: Any
+) -> TaskRun:
+    """The record that users see of a task run."""
+    run = scope.flow_run
+    return TaskRun(
+        id=run_id(scope.prefix, key),
+        name=name,
+        task_name=spec.name,
+        task_key=spec.key,
+        flow_run_id=None if run is None else run.id,
+        tags=scope.tags,
+        run_count=attempt,
+        map_id=scope.map_id,
+        map_index=None if scope.map_id is None else key - scope.first_key,
+        **times,
+    )

@@ -1,0 +1,76 @@
+"""User functions: which kind one is, and how it travels to another process.
+
+A function that can be imported travels as its module and name; any other by value.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from operator import attrgetter
+from pathlib import PurePath
+from typing import Any, Final
+
+SYNC: Final = 0
+ASYNC: Final = 1
+GENERATOR: Final = 2
+ASYNC_GENERATOR: Final = 3
+
+
+def function_kind(fn: Callable[..., Any]) -> int:
+    """SYNC, ASYNC, GENERATOR or ASYNC_GENERATOR, looked for behind partials and call methods."""
+    target: Any = inspect.unwrap(fn)
+    while hasattr(target, "func") and callable(target.func):
+        target = target.func
+    if not (inspect.isroutine(target) or inspect.isclass(target)):
+        target = getattr(type(target), "__call__", target)
+    if inspect.isasyncgenfunction(target):
+        return ASYNC_GENERATOR
+    if inspect.iscoroutinefunction(target):
+        return ASYNC
+    if inspect.isgeneratorfunction(target):
+        return GENERATOR
+    return SYNC
+
+
+def function_key(fn: Callable[..., Any]) -> str:
+    """`module:qualname`, with the script's stem for `__main__`."""
+    module = getattr(fn, "__module__", None) or "unknown"
+    if module == "__main__":
+        path = getattr(sys.modules.get("__main__"), "__file__", None)
+        module = PurePath(path).stem if path else "__main__"
+    return f"{module}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+
+
+def find_by_name(module: str, qualname: str) -> Any:
+    """What stands under this name in a module, imported if need be."""
+    return attrgetter(qualname)(importlib.import_module(module))
+
+
+def importable_name(thing: Any) -> tuple[str, str] | None:
+    """The module and name under which another process finds `thing`, or None.
+
+    A decorated function counts where its task or flow stands under its name.
+    """
+    module = getattr(thing, "__module__", None)
+    qualname = getattr(thing, "__qualname__", None)
+    if module is None or qualname is None or module == "__main__" or "<" in qualname:
+        return None
+    loaded = sys.modules.get(module)
+    if loaded is None or getattr(loaded, "__spec__", None) is None:
+        return None
+    try:
+        found = attrgetter(qualname)(loaded)
+    except AttributeError:
+        return None
+    if found is thing or getattr(found, "fn", None) is thing:
+        return module, qualname
+    return None
+
+
+def function_by_name(module: str, qualname: str) -> Callable[..., Any]:
+    """The plain function under this name, taken out of its task or flow."""
+    found = find_by_name(module, qualname)
+    return getattr(found, "fn", found)

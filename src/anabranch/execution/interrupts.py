@@ -1,0 +1,117 @@
+"""Ending user code that runs in the flow's own thread: the only way to keep a timeout there.
+
+In the main thread a signal handler raises, which also ends a sleep or a read. In another thread
+the exception is raised at the next line of Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import MutableMapping
+from types import FrameType
+from typing import Any, Protocol
+
+from anabranch.execution.calls import Call
+from anabranch.execution.run import failure, run_call
+from anabranch.outcomes import Outcome
+
+
+class Interrupt(BaseException):
+    """Raised inside a call that has passed its timeout or was cancelled."""
+
+
+class StartListener(Protocol):
+    def started(self, key: int, attempt: int) -> None: ...
+
+
+_SIGNAL = getattr(signal, "SIGURG", None)  # ignored by default, so that a late one does no harm
+
+
+class Interruptible:
+    """The stretch of the current thread's work that `interrupt()` can end, from any thread."""
+
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._by_signal = (
+            _SIGNAL is not None and threading.current_thread() is threading.main_thread()
+        )
+        self._changing = threading.Lock()
+        self._active = False
+        self._sent = False
+        self._old_handler: Any = None
+
+    def __enter__(self) -> Interruptible:
+        if self._by_signal and _SIGNAL is not None:
+            self._old_handler = signal.signal(_SIGNAL, self._raise)
+        self._active = True
+        return self
+
+    def interrupt(self) -> None:
+        with self._changing:
+            if not self._active or self._sent:
+                return
+            self._sent = True
+            if self._by_signal and _SIGNAL is not None:
+                signal.pthread_kill(self._thread, _SIGNAL)
+            else:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                    ctypes.c_ulong(self._thread), ctypes.py_object(Interrupt)
+                )
+
+    def settle(self, arrived: bool) -> None:
+        """No interrupt after this; one that is under way is waited for, so that it hits nothing."""
+        with self._changing:
+            self._active = False
+            awaited = self._sent and not arrived
+        try:
+            for _ in range(20 if awaited else 0):  # user code may have swallowed it: no endless wait
+                time.sleep(0.001)
+        except Interrupt:
+            pass
+
+    def __exit__(self, *_: object) -> None:
+        if self._by_signal and _SIGNAL is not None:
+            signal.signal(_SIGNAL, self._old_handler or signal.SIG_DFL)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        if self._active or self._sent:
+            raise Interrupt
+
+
+def run_interruptibly(
+    call: Call, running: MutableMapping[tuple[int, int], Any], listener: StartListener
+) -> Outcome:
+    """Run a call in this thread so that its entry in `running` can interrupt it."""
+    place = (call.key, call.attempt)
+    if not call.spec.announces:
+        running[place] = _NEVER
+        try:
+            return run_call(call)
+        finally:
+            del running[place]
+    started = time.time()
+    clock = time.perf_counter()
+    with Interruptible() as interruptible:
+        running[place] = interruptible
+        outcome = None
+        try:
+            listener.started(*place)
+            outcome = run_call(call)
+        except Interrupt as interrupt:
+            outcome = failure(call, interrupt, started, time.perf_counter() - clock)
+        finally:
+            arrived = outcome is not None and isinstance(outcome.value, Interrupt)
+            interruptible.settle(arrived)
+            del running[place]
+    return outcome
+
+
+class _Never:
+    def interrupt(self) -> None:
+        """A call without a timeout, in the thread of the flow itself: it ends by itself."""
+
+
+_NEVER = _Never()

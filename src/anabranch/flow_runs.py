@@ -1,0 +1,459 @@
+"""One run of a flow from its call to its state: the same steps for sync and async flows.
+
+`steps` makes every decision and yields what has to be waited for; `run_sync` and `run_async` are
+the two ways of waiting.
+"""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+import datetime as dt
+import inspect
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from anabranch.clock import SystemClock
+from anabranch.context import FlowRunContext, RunContext, current, current_context
+from anabranch.engine.dependencies import find_blockers, resolve
+from anabranch.engine.engine import Engine
+from anabranch.engine.submission import OpenFlow, fill_template
+from anabranch.errors import (
+    CancelledRun,
+    ForeignFutureError,
+    Interrupted,
+    RunTimedOut,
+    Terminated,
+)
+from anabranch.execution.interrupts import Interrupt, Interruptible
+from anabranch.futures import FutureList, TaskFuture, future_state
+from anabranch.logging import prints_logged, set_up_logging
+from anabranch.outcomes import COMPLETED, PHASE_STATES, SETTLED
+from anabranch.runs import FlowRun, run_id, run_name
+from anabranch.settings import load_settings
+from anabranch.states import Cancelled, Completed, Failed, Running, State, TimedOut
+from anabranch.subscribers.log import LogSubscriber
+from anabranch.task_runners import task_runner
+from anabranch.waiting import Waiter
+
+if TYPE_CHECKING:
+    from anabranch.flows import Flow
+
+
+@dataclass(frozen=True, slots=True)
+class RunFunction:
+    """Wait for the user's function."""
+
+    context: Context
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Wait until no run of the flow is unsettled."""
+
+    open_flow: OpenFlow
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Wait for these futures."""
+
+    futures: list[TaskFuture[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait so many seconds."""
+
+    seconds: float
+
+
+Step = RunFunction | Join | Settle | Pause
+Steps = Generator[Step, Any, State[Any]]
+
+
+def steps(
+    flow: Flow[..., Any], engine: Engine, context: RunContext, loop: Any, call: tuple[Any, ...]
+) -> Steps:
+    """The run's course; gives back its final state. `call` is `(args, kwargs, wait_for)`."""
+    args, kwargs, wait_for = call
+    search = find_blockers(f"flow {flow.name!r}", args, kwargs, tuple(wait_for))
+    for future in search.blockers:
+        if future._phase < SETTLED and future._shared.home is not engine:
+            raise ForeignFutureError(future.name, f"flow {flow.name!r}")
+    yield Settle(list(search.blockers))
+    for future in find_blockers("wait_for", tuple(wait_for)).blockers:
+        future._settled_result()
+    args, kwargs = resolve(args), resolve(kwargs)
+    flow.parameters.check(args, kwargs)
+    if flow.validates:
+        args, kwargs = flow.parameters.validated(args, kwargs)
+    flow_run = _new_run(flow, engine, context, args, kwargs)
+    parent: OpenFlow | None = getattr(context, "open_flow", None)
+    with ExitStack() as lifetimes:
+        own = flow.runner
+        if own is None and parent is not None and parent.runner is not None:
+            runner = parent.runner
+        else:
+            chosen = task_runner(own or load_settings().task_runner)
+            runner = lifetimes.enter_context(chosen.open(engine, loop))
+        log_prints = current_context().log_prints if flow.log_prints is None else flow.log_prints
+        lifetimes.enter_context(prints_logged(log_prints))
+        open_flow = OpenFlow(flow_run, runner, parent, log_prints)
+        engine.tell(flow_run, Running())
+        flow.call_hooks(engine, "on_running", flow_run, Running())
+        state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
+        left = runner.abandoned() if own is not None or parent is None else []
+        if left:
+            told = f"still running, and nothing can stop it: {', '.join(left)}"
+            state = _with_message(state, f"{state.message}; {told}" if state.message else told)
+        engine.tell(flow_run, state)
+        flow.call_hooks(engine, _HOOK_OF.get(state.type.value, ""), flow_run, state)
+    return state
+
+
+_HOOK_OF = {
+    "COMPLETED": "on_completion",
+    "FAILED": "on_failure",
+    "CANCELLED": "on_cancellation",
+    "CRASHED": "on_crashed",
+}
+
+
+def _attempts(
+    flow: Flow[..., Any],
+    engine: Engine,
+    open_flow: OpenFlow,
+    flow_run: FlowRun,
+    bound: tuple[tuple[Any, ...], Mapping[str, Any]],
+) -> Steps:
+    """Run the function until it gives a final state, or its retries are used up."""
+    attempt = 1
+    while True:
+        inside = copy_context()
+        flow_run = replace(flow_run, run_count=attempt)
+        inside.run(current.set, FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints))
+        try:
+            value = yield RunFunction(inside, flow.fn, *bound, flow.timeout)
+            state = yield from _conclude(engine, open_flow, value)
+        except Interrupt:
+            error: BaseException = RunTimedOut(flow_run.name, flow.timeout or 0)
+            state = yield from _after_failure(engine, open_flow, error)
+            state = TimedOut(message=str(error), data=error)
+        except BaseException as error:
+            if _cancels(error):
+                engine.refuse_new(open_flow)
+            state = yield from _after_failure(engine, open_flow, error)
+        delay = None
+        if state.is_failed() and flow.retries is not None:
+            delay = _flow_delay(flow, engine, flow_run, state, attempt)
+        if delay is None:
+            engine.refuse_new(open_flow)
+            return state
+        engine.tell(flow_run, _retrying(delay))
+        yield Pause(delay)
+        attempt += 1
+
+
+def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
+    """The final state that a return value stands for, once all children have settled."""
+    returned = find_blockers("the flow's return value", value).blockers
+    yield Settle(list(returned))
+    yield Join(open_flow)
+    if isinstance(value, State):
+        return value  # pyright: ignore[reportUnknownVariableType]  # any state
+    states = _states_in(value)
+    bad = [future for future in returned if future._phase != COMPLETED]
+    if bad or any(not state.is_completed() for state in states):
+        found: list[State[Any]] = [future_state(future) for future in bad]
+        found += [state for state in states if not state.is_completed()]
+        total = len(returned) + len(states)
+        error = bad[0]._exception() if bad else found[0].exception()
+        return Failed(message=f"{len(found)} of {total} returned runs did not complete.", data=error)
+    if returned:
+        value = resolve(value)
+    return Completed(data=value, message=_failures_message(open_flow))
+
+
+def _states_in(value: Any) -> list[State[Any]]:
+    """The states in a returned list, tuple or dict."""
+    if isinstance(value, Mapping):
+        value = list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # a user's own
+    if not isinstance(value, list | tuple):
+        return []
+    return [item for item in value if isinstance(item, State)]  # pyright: ignore[reportUnknownVariableType]  # a user's own
+
+
+def _failures_message(open_flow: OpenFlow) -> str | None:
+    """Names the task runs that did not complete, for a flow that ended all the same."""
+    group = open_flow.group
+    if not group.failures:
+        return None
+    named = [f"{run.name} ({PHASE_STATES[run._phase][1]})" for run in group.failed[:5]]
+    more = f" and {group.failures - len(named)} more" if group.failures > len(named) else ""
+    return f"{group.failures} task runs did not complete: {', '.join(named)}{more}"
+
+
+def _after_failure(engine: Engine, open_flow: OpenFlow, error: BaseException) -> Steps:
+    """The function raised: end its children, wait for them, and say what the run came to."""
+    engine.cancel_flow(open_flow)
+    yield Join(open_flow)
+    if _cancels(error):
+        why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "SIGTERM"
+        if not isinstance(error, Interrupted | Terminated):
+            why = "cancelled"
+        return Cancelled(message=f"Cancelled ({why}).", data=error)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__") == __name__:
+        trace = trace.tb_next
+    error = error.with_traceback(trace)
+    return Failed(message=f"{type(error).__name__}: {error}", data=error)
+
+
+def _cancels(error: BaseException) -> bool:
+    return (
+        isinstance(error, Interrupted | Terminated | CancelledRun)
+        or type(error).__name__ == "CancelledError"
+    )
+
+
+def _flow_delay(
+    flow: Flow[..., Any], engine: Engine, flow_run: FlowRun, state: State[Any], attempt: int
+) -> float | None:
+    policy = flow.retries
+    if policy is None:
+        return None
+    delay = policy.delay_after(attempt, state.exception())
+    if delay is not None and policy.condition is not None and not policy.condition_is_tenacitys:
+        return delay if policy.condition(flow, flow_run, state) else None
+    return delay
+
+
+def _retrying(delay: float) -> State[Any]:
+    return State(**{**Running(name="Retrying").model_dump(), "message": f"again in {delay:g} s"})
+
+
+def _with_message(state: State[Any], message: str) -> State[Any]:
+    return state.model_copy(update={"message": message})
+
+
+def _new_run(
+    flow: Flow[..., Any],
+    engine: Engine,
+    context: RunContext,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> FlowRun:
+    bound = flow.parameters.bind(args, kwargs)
+    bound.apply_defaults()
+    name = run_name()
+    if flow.flow_run_name is not None:
+        name = fill_template(flow.flow_run_name, bound.arguments)
+    task_run = context.task_run
+    return FlowRun(
+        id=run_id(engine.prefix, engine.next_number()),
+        name=name,
+        flow_name=flow.name,
+        tags=context.tags,
+        parameters=dict(bound.arguments),
+        parent_task_run_id=None if task_run is None else task_run.id,
+        parent_flow_run_id=None if context.flow_run is None else context.flow_run.id,
+        start_time=dt.datetime.fromtimestamp(engine.clock.time(), dt.UTC),
+    )
+
+
+# -- the two ways of waiting ----------------------------------------------------------------------
+
+
+@contextmanager
+def engine_for(context: RunContext) -> Iterator[Engine]:
+    """The running flow's engine; a new one, closed at the end, for a root flow."""
+    if context.engine is not None:
+        yield context.engine
+        return
+    settings = load_settings()
+    set_up_logging(settings.logging_level)
+    engine = Engine(SystemClock(), [LogSubscriber()], settings.cancel_grace)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
+    """Run a sync flow in the calling thread."""
+    context = current_context()
+    with engine_for(context) as engine:
+        course = steps(flow, engine, context, None, call)
+        answer: Any = None
+        error: BaseException | None = None
+        with _signals(context, _raise_in_main) as told:
+            while True:
+                try:
+                    step = course.throw(error) if error is not None else course.send(answer)
+                except StopIteration as stop:
+                    state: State[Any] = stop.value
+                    break
+                answer, error = None, None
+                try:
+                    answer = _do(engine, step)
+                except BaseException as raised:
+                    error = raised
+                    told.again = isinstance(raised, Interrupted | Terminated)
+    if isinstance(state.data, Interrupted | Terminated):
+        raise state.data
+    return state
+
+
+def _do(engine: Engine, step: Step) -> Any:
+    if isinstance(step, RunFunction):
+        return _call_function(engine, step)
+    if isinstance(step, Pause):
+        time.sleep(step.seconds)
+    elif isinstance(step, Settle):
+        FutureList(step.futures).wait()
+    else:
+        waiter = Waiter()
+        while engine.when_empty(step.open_flow, partial(waiter, None)):  # pyright: ignore[reportArgumentType]  # woken without a future
+            engine.wait_in(step.open_flow, waiter)
+            waiter = Waiter()
+    return None
+
+
+def _call_function(engine: Engine, step: RunFunction) -> Any:
+    if step.timeout is None:
+        return step.context.run(step.fn, *step.args, **step.kwargs)
+    with Interruptible() as interruptible:
+        engine.clock.call_later(step.timeout, interruptible.interrupt)
+        arrived = False
+        try:
+            return step.context.run(step.fn, *step.args, **step.kwargs)
+        except Interrupt:
+            arrived = True
+            raise
+        finally:
+            interruptible.settle(arrived)
+
+
+async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
+    """Run an async flow on the calling loop."""
+    import asyncio  # 25 ms that a process without a loop need not spend
+
+    context = current_context()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None  # a coroutine runs in one
+    with engine_for(context) as engine:
+        course = steps(flow, engine, context, loop, call)
+        answer: Any = None
+        error: BaseException | None = None
+        with _signals(context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
+            while True:
+                try:
+                    step = course.throw(error) if error is not None else course.send(answer)
+                except StopIteration as stop:
+                    state: State[Any] = stop.value
+                    break
+                answer, error = None, None
+                try:
+                    answer = await _do_async(engine, step)
+                except BaseException as raised:
+                    error = raised
+                    if isinstance(raised, asyncio.CancelledError) and told.signal is not None:
+                        error = _exception_for(told.signal)
+                        task.uncancel()
+                        told.again = True
+    if isinstance(state.data, Interrupted | Terminated | asyncio.CancelledError):
+        raise state.data
+    return state
+
+
+async def _do_async(engine: Engine, step: Step) -> Any:
+    import asyncio  # as above
+
+    if isinstance(step, RunFunction):
+        task = asyncio.get_running_loop().create_task(
+            _awaited(step.fn, step.args, step.kwargs), context=step.context
+        )
+        try:
+            async with asyncio.timeout(step.timeout):
+                return await task
+        except TimeoutError as error:
+            if task.cancelled():
+                raise Interrupt from error
+            raise
+    if isinstance(step, Pause):
+        await asyncio.sleep(step.seconds)
+    elif isinstance(step, Settle):
+        for future in reversed(step.futures):
+            if not future.done():
+                await engine.wait_async(future)
+    else:
+        loop = asyncio.get_running_loop()
+        woken = asyncio.Event()
+        while engine.when_empty(step.open_flow, lambda: loop.call_soon_threadsafe(woken.set)):
+            await woken.wait()
+            woken.clear()
+    return None
+
+
+async def _awaited(
+    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    result = fn(*args, **kwargs)
+    return await result if inspect.isawaitable(result) else [item async for item in result]
+
+
+# -- Ctrl-C and SIGTERM ---------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Told:
+    """Which signal came; `again` once the flow has begun to end because of it."""
+
+    signal: int | None = None
+    again: bool = False
+
+
+def _exception_for(number: int) -> BaseException:
+    return Interrupted() if number == signal.SIGINT else Terminated()
+
+
+def _raise_in_main(number: int) -> None:
+    raise _exception_for(number)
+
+
+@contextmanager
+def _signals(context: RunContext, tell: Callable[[int], object]) -> Iterator[Told]:
+    """While a root flow runs on the main thread, the first signal goes to `tell`, and a second
+    one leaves at once; the old handlers are put back."""
+    told = Told()
+    if context.engine is not None or threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def handle(number: int, _: Any) -> None:
+        if told.signal is not None and told.again:
+            raise _exception_for(number)
+        if told.signal is None:
+            told.signal = number
+            tell(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

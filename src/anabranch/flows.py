@@ -1,0 +1,241 @@
+"""The `@flow` decorator, and what can be done with a flow: call it, submit it as a subflow."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
+
+from anabranch.context import current_context
+from anabranch.engine.direct_calls import refuse_other_loops
+from anabranch.engine.engine import Engine
+from anabranch.engine.subflows import SubflowRunner
+from anabranch.errors import MissingFlowError
+from anabranch.execution.calls import Hook, TaskSpec
+from anabranch.execution.functions import (
+    ASYNC,
+    ASYNC_GENERATOR,
+    GENERATOR,
+    find_by_name,
+    function_key,
+    function_kind,
+    importable_name,
+)
+from anabranch.flow_runs import run_async, run_sync
+from anabranch.futures import TaskFuture
+from anabranch.parameters import Parameters
+from anabranch.retries import Condition, Delays, retry_policy
+from anabranch.runs import FlowRun
+from anabranch.states import State
+from anabranch.task_runners import TaskRunner, task_runner
+from anabranch.tasks import checked_timeout
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+S = TypeVar("S")
+
+Runner = TaskRunner | type[TaskRunner] | str
+
+
+class FlowOptions(TypedDict, total=False):
+    """The options of `@flow` and `with_options`; times are in seconds."""
+
+    name: str | None
+    description: str | None
+    version: str | None
+    flow_run_name: str | Callable[..., str] | None
+    task_runner: Runner | None
+    retries: int | None
+    retry_delay_seconds: Delays | None
+    retry_jitter_factor: float | None
+    retry_condition_fn: Condition | None
+    timeout_seconds: float | None
+    validate_parameters: bool
+    log_prints: bool | None
+    on_running: Sequence[Hook] | None
+    on_completion: Sequence[Hook] | None
+    on_failure: Sequence[Hook] | None
+    on_cancellation: Sequence[Hook] | None
+    on_crashed: Sequence[Hook] | None
+
+
+HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
+
+
+class Flow(Generic[P, R]):
+    """A function whose run is tracked and whose tasks run on a task runner. Made by `@flow`;
+    `fn` is the plain function."""
+
+    def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
+        self.fn = fn
+        self._options = options
+        functools.update_wrapper(self, fn)
+        self.name = options.get("name") or getattr(fn, "__name__", type(fn).__name__)
+        self.description = options.get("description") or fn.__doc__
+        self.version = options.get("version")
+        self.flow_run_name = options.get("flow_run_name")
+        self.log_prints = options.get("log_prints")
+        self.validates = options.get("validate_parameters", True)
+        self.kind = function_kind(fn)
+        owner = f"Flow {self.name!r}"
+        given = options.get("task_runner")
+        self.runner: TaskRunner | None = None if given is None else task_runner(given)
+        self.timeout = checked_timeout(owner, options.get("timeout_seconds"))
+        self.retries = retry_policy(
+            owner,
+            options.get("retries"),
+            options.get("retry_delay_seconds"),
+            options.get("retry_jitter_factor"),
+            options.get("retry_condition_fn"),
+        )
+        self._hooks = {name: list(options.get(name) or ()) for name in HOOKS}
+
+    @functools.cached_property
+    def parameters(self) -> Parameters:
+        return Parameters(self.fn, self.name)
+
+    def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
+        """A flow over the same function, with these options changed."""
+        kept = {**self._options, **{name: list(hooks) for name, hooks in self._hooks.items()}}
+        return Flow(self.fn, **{**kept, **options})  # pyright: ignore[reportArgumentType]  # checked by the signature
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """These parameters as the flow would get them; raises `ParameterTypeError`."""
+        self.parameters.bind((), parameters)
+        args, kwargs = self.parameters.validated((), parameters)
+        return dict(self.parameters.bind(args, kwargs).arguments)
+
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> Flow[P, R]: ...
+    @overload
+    def __get__(
+        self: Flow[Concatenate[S, P], R], instance: S, owner: Any = None
+    ) -> Flow[P, R]: ...
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is None:
+            return self
+        return Flow(functools.partial(self.fn, instance), **{**self._options, "name": self.name})  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the flow: a sync one here and now, an async one when it is awaited.
+
+        Beside the flow's own arguments: `wait_for`, and `return_state=True` for the final state
+        instead of the result. Raises what the flow raised, or `FailedRun` for a failed state.
+        """
+        wait_for: Any = kwargs.pop("wait_for", None) or ()
+        return_state: Any = kwargs.pop("return_state", False)
+        call = (args, kwargs, wait_for)
+        if self.kind in (ASYNC, ASYNC_GENERATOR):
+            refuse_other_loops()
+            return self._run_async(call, return_state)  # pyright: ignore[reportReturnType]  # R is its coroutine
+        state = run_sync(self, call)
+        return state if return_state else state.result()
+
+    async def _run_async(self, call: tuple[Any, ...], return_state: bool) -> Any:
+        state = await run_async(self, call)
+        return state if return_state else state.result()
+
+    @overload
+    def submit(
+        self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(self: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
+    def submit(self: Flow[Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """Start a subflow beside the calling flow, and get its future at once."""
+        context = current_context()
+        open_flow = getattr(context, "open_flow", None)
+        if open_flow is None or open_flow.runner is None:
+            raise MissingFlowError(self.name, "submit")
+        wait_for = kwargs.pop("wait_for", None) or ()
+        return_state = kwargs.pop("return_state", False)
+        self.parameters.check(args, kwargs)
+        engine: Engine = context.engine
+        spec = TaskSpec(
+            name=self.name, key=function_key(self.fn), fn=self._run_for_submit, task=self
+        )
+        carrier = SubflowRunner(engine)
+        future = engine.submit(
+            spec, (args,), kwargs, wait_for=wait_for, runner=carrier, context=context
+        )[0]
+        if return_state:
+            future.wait()
+            return future.state
+        return future
+
+    def _run_for_submit(self, *args: Any, **kwargs: Any) -> Any:
+        """The subflow's whole run in the thread that it was given; its state is the outcome."""
+        if self.kind in (ASYNC, ASYNC_GENERATOR):
+            import asyncio  # 25 ms that a process without async flows need not spend
+
+            return asyncio.run(run_async(self, (args, kwargs, ())))
+        return run_sync(self, (args, kwargs, ()))
+
+    def call_hooks(
+        self, engine: Engine, name: str, flow_run: FlowRun, state: State[Any]
+    ) -> None:
+        """Have the hooks of this name called, off the engine's thread."""
+        for hook in self._hooks.get(name, ()):
+            engine.callbacks.call(
+                f"{name} hook of flow {self.name!r}", hook, self, flow_run, state
+            )
+
+    def _add_hook(self, name: str, fn: Hook) -> Hook:
+        self._hooks[name].append(fn)
+        return fn
+
+    def on_running(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(flow, flow_run, state)` when a run starts."""
+        return self._add_hook("on_running", fn)
+
+    def on_completion(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(flow, flow_run, state)` when a run completes."""
+        return self._add_hook("on_completion", fn)
+
+    def on_failure(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(flow, flow_run, state)` when a run fails."""
+        return self._add_hook("on_failure", fn)
+
+    def on_cancellation(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(flow, flow_run, state)` when a run is cancelled."""
+        return self._add_hook("on_cancellation", fn)
+
+    def on_crashed(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(flow, flow_run, state)` when a run crashes."""
+        return self._add_hook("on_crashed", fn)
+
+    def __repr__(self) -> str:
+        return f"<Flow {function_key(self.fn)}>"
+
+    def __reduce__(self) -> Any:
+        name = importable_name(self.fn)
+        if name is not None and find_by_name(*name) is self:
+            return find_by_name, name
+        return object.__reduce_ex__(self, 2)
+
+
+@overload
+def flow(fn: Callable[P, R], /) -> Flow[P, R]: ...
+@overload
+def flow(**options: Unpack[FlowOptions]) -> Callable[[Callable[P, R]], Flow[P, R]]: ...
+def flow(fn: Any = None, /, **options: Unpack[FlowOptions]) -> Any:
+    """Make a flow of a function, generator or method, sync or async.
+
+    Options, all of them optional, times in seconds:
+    `name`, `description`, `version`; `flow_run_name`, a template such as `"census-{root}"` or a
+    function; `task_runner`, an instance, a class or a string such as `"threads?max_workers=16"`;
+    `retries`, `retry_delay_seconds`, `retry_jitter_factor`, `retry_condition_fn`,
+    `timeout_seconds` and `log_prints` as for tasks; `validate_parameters`, on by default;
+    `on_running`, `on_completion`, `on_failure`, `on_cancellation`, `on_crashed`, lists of
+    `(flow, flow_run, state)` hooks.
+
+    Raises `OptionError`, `UnknownTaskRunnerError` and `TaskRunnerOptionError`.
+    """
+    if fn is None:
+        return lambda fn: flow(fn, **options)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType, reportCallIssue, reportUnknownVariableType]  # typed by the overloads
+    if isinstance(fn, staticmethod):
+        return staticmethod(Flow(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]  # any function
+    if isinstance(fn, classmethod):
+        return classmethod(Flow(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType, reportArgumentType]  # any function
+    return Flow(fn, **options)

@@ -1,0 +1,58 @@
+"""How one attempt of a run ended, and the phases that a run passes through.
+
+Phases are plain integers in the order of a run's life, so that the hot path compares numbers;
+`PHASE_STATES` says which state a user sees for each.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+WAITING: Final = 0  # for what it depends on
+SLOT_WAIT: Final = 1  # for a counted resource
+QUEUED: Final = 2  # with its runner, which has not started it
+RUNNING: Final = 3
+RETRY_WAIT: Final = 4
+CANCELLING: Final = 5
+NOT_READY: Final = 6  # the first settled phase: what it depends on did not complete
+COMPLETED: Final = 7
+FAILED: Final = 8
+TIMED_OUT: Final = 9
+CRASHED: Final = 10
+CANCELLED: Final = 11
+
+SETTLED: Final = NOT_READY
+
+PHASE_STATES: Final[tuple[tuple[str, str], ...]] = (
+    ("PENDING", "Pending"),
+    ("SCHEDULED", "AwaitingConcurrencySlot"),
+    ("PENDING", "Pending"),
+    ("RUNNING", "Running"),
+    ("SCHEDULED", "AwaitingRetry"),
+    ("CANCELLING", "Cancelling"),
+    ("PENDING", "NotReady"),
+    ("COMPLETED", "Completed"),
+    ("FAILED", "Failed"),
+    ("FAILED", "TimedOut"),
+    ("CRASHED", "Crashed"),
+    ("CANCELLED", "Cancelled"),
+)
+
+
+class Outcome(NamedTuple):
+    """What a runner hands back for one attempt; picklable where its value is.
+
+    `value` is the result where `phase` is COMPLETED, else the exception. `started` is in seconds
+    since the epoch, `seconds` the length of the attempt by a monotonic clock. `lost` marks an
+    attempt whose worker died under it. `state_name` is set where the task returned a state.
+    """
+
+    key: int
+    attempt: int
+    phase: int
+    value: Any
+    started: float
+    seconds: float
+    message: str | None = None
+    state_name: str | None = None
+    lost: bool = False

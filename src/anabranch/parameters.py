@@ -1,0 +1,80 @@
+"""A function's parameters: bound to a call's arguments, and checked against its annotations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ArgsKwargs
+
+from anabranch.errors import ParameterBindError, ParameterTypeError
+
+Bound = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Parameters:
+    """Those of one function; what is worked out once stays."""
+
+    def __init__(self, fn: Callable[..., Any], name: str) -> None:
+        self.signature = inspect.signature(fn)
+        self._fn = fn
+        self._name = name
+        self._validator: TypeAdapter[Bound] | None = None
+        positional = (
+            inspect.Parameter.POSITIONAL_ONLY,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        )
+        given = list(self.signature.parameters.values())
+        plain = [each for each in given if each.kind in positional]
+        self._most = len(plain)
+        self._least = sum(each.default is inspect.Parameter.empty for each in plain)
+        self._only_plain = len(plain) == len(given)
+
+    def check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Raise `ParameterBindError` unless the function takes these arguments."""
+        if not kwargs and self._only_plain and self._least <= len(args) <= self._most:
+            return
+        self.bind(args, kwargs)
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments by name, without defaults; raises `ParameterBindError`."""
+        try:
+            return self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise ParameterBindError(self._name, str(self.signature), str(error)) from None
+
+    def validated(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
+        """The arguments as pydantic reads them; raises `ParameterTypeError`."""
+        if not self.signature.parameters:
+            return args, dict(kwargs)
+        if self._validator is None:
+            self._validator = _validator(self._fn, self.signature)
+        try:
+            return self._validator.validate_python(ArgsKwargs(args, dict(kwargs)))
+        except ValidationError as error:
+            problems = "\n".join(
+                f"  {'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r:.100}"
+                for each in error.errors()
+            )
+            raise ParameterTypeError(self._name, problems) from None
+
+
+def _validator(fn: Callable[..., Any], signature: inspect.Signature) -> TypeAdapter[Bound]:
+    """Reads arguments as pydantic would for `fn`, and gives them back instead of calling it."""
+
+    def capture(*args: Any, **kwargs: Any) -> Bound:
+        return args, kwargs
+
+    plain = [each.replace() for each in signature.parameters.values()]
+    capture.__signature__ = signature.replace(parameters=plain)  # pyright: ignore[reportFunctionMemberAccess]  # what inspect.signature reads
+    annotations = dict(inspect.get_annotations(inspect.unwrap(fn)))
+    annotations.pop("return", None)
+    capture.__annotations__ = {
+        name: each for name, each in annotations.items() if name in signature.parameters
+    }
+    capture.__module__ = fn.__module__
+    capture.__name__ = getattr(fn, "__name__", "flow")
+    capture.__qualname__ = getattr(fn, "__qualname__", "flow")
+    return TypeAdapter(capture, config=ConfigDict(arbitrary_types_allowed=True))

@@ -1,0 +1,80 @@
+"""Settings: from the environment, then `[tool.anabranch]` in pyproject.toml, then config.toml.
+
+A process that sets none pays for none: the readers load where there is something to read.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from anabranch.errors import SettingError
+
+PREFIX = "ANABRANCH_"
+
+
+class Settings(BaseModel):
+    """What can be set. Times are in seconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    home: Path = Field(default_factory=lambda: Path.home() / ".anabranch")
+    """Where config.toml is looked for."""
+    task_runner: str = "threads"
+    logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    progress: bool = True
+    """Whether a live display shows on a terminal."""
+    cancel_grace: float = Field(default=5.0, ge=0, le=3600)
+    """How long a cancelled run gets to stop."""
+
+
+def load_settings() -> Settings:
+    """The settings of this process; raises `SettingError` for a value that will not do."""
+    given: dict[str, tuple[Any, str]] = {}
+    home = os.environ.get(PREFIX + "HOME")
+    folder = Path(home) if home else Path.home() / ".anabranch"
+    _add(given, _table(folder / "config.toml"), str(folder / "config.toml"))
+    pyproject = Path("pyproject.toml")
+    tool = _table(pyproject, containing="tool.anabranch").get("tool", {})
+    _add(given, tool.get("anabranch", {}), str(pyproject.absolute()))
+    for name in Settings.model_fields:
+        value = os.environ.get(PREFIX + name.upper())
+        if value is not None:
+            if name == "logging_level":
+                value = value.upper()
+            given[name] = value, f"the environment variable {PREFIX}{name.upper()}"
+    if not given:
+        return Settings()
+    try:
+        return Settings(**{name: value for name, (value, _) in given.items()})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        value, source = given[name]
+        raise SettingError(name, value, source, problem["msg"]) from None
+
+
+def _table(path: Path, containing: str = "") -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    if containing not in text:
+        return {}
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(str(path), "", str(path), f"it is not TOML: {error}") from None
+
+
+def _add(given: dict[str, tuple[Any, str]], table: Mapping[str, Any], source: str) -> None:
+    for name, value in table.items():
+        if name not in Settings.model_fields:
+            known = ", ".join(Settings.model_fields)
+            raise SettingError(name, value, source, f"there is no such setting; known: {known}")
+        given[name] = value, source

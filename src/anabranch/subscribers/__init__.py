@@ -1,0 +1,1 @@
+"""Those who listen to the engine's events: log lines, the progress display."""

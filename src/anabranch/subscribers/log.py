@@ -1,0 +1,64 @@
+"""Log lines about runs: what began, what failed and why, what was tried again, how it ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from anabranch.events import Event, FlowRunChanged, TaskRunChanged
+from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, PHASE_STATES, RETRY_WAIT, TIMED_OUT
+
+logger = logging.getLogger("anabranch.runs")
+
+FAILURES = frozenset({FAILED, TIMED_OUT, CRASHED})
+
+
+class LogSubscriber:
+    """Writes a line for each change that someone should hear of; completions only at DEBUG."""
+
+    submissions = False
+
+    def __init__(self) -> None:
+        detail = logger.isEnabledFor(logging.DEBUG)
+        self.phases = FAILURES | {RETRY_WAIT} | ({COMPLETED, CANCELLED} if detail else set[int]())
+
+    def receive(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, TaskRunChanged):
+                self._task_run(event)
+            elif isinstance(event, FlowRunChanged):
+                self._flow_run(event)
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def _task_run(self, event: TaskRunChanged) -> None:
+        outcome = event.outcome
+        reason = ""
+        if outcome is not None:
+            error = outcome.value
+            raised = isinstance(error, BaseException)
+            reason = f"{type(error).__name__}: {error}" if raised else outcome.message or ""
+        name = event.run.name
+        if event.phase == RETRY_WAIT and outcome is not None and outcome.lost:
+            logger.warning("%s | %s; it runs again", name, reason)
+        elif event.phase == RETRY_WAIT:
+            logger.warning("%s | attempt failed, will be tried again: %s", name, reason)
+        elif event.phase in FAILURES:
+            error = None if outcome is None else outcome.value
+            stack = error if isinstance(error, Exception) else None
+            logger.error(
+                "%s | %s: %s", name, PHASE_STATES[event.phase][1], reason, exc_info=stack
+            )
+        else:
+            logger.debug("%s | %s", name, PHASE_STATES[event.phase][1])
+
+    def _flow_run(self, event: FlowRunChanged) -> None:
+        state = event.state
+        level = logging.INFO
+        if state.is_failed() or state.is_crashed():
+            level = logging.ERROR
+        elif state.is_cancelled():
+            level = logging.WARNING
+        text = f"{state.name}: {state.message}" if state.message else state.name
+        logger.log(level, "%s | flow %r: %s", event.run.name, event.run.flow_name, text)

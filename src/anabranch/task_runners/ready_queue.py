@@ -1,0 +1,63 @@
+"""Calls that wait for a worker: first in, first out within a priority; any can be taken back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+from anabranch.execution.calls import Call
+
+
+class ReadyQueue:
+    """Takes groups, gives single calls, higher priorities first.
+
+    Each operation on an `OrderedDict` of integers is atomic under CPython's lock, so `take`,
+    `take_back` and `put` need no lock of their own.
+    """
+
+    def __init__(self) -> None:
+        self._plain: OrderedDict[int, Call] = OrderedDict()
+        self._by_priority: dict[int, OrderedDict[int, Call]] = {0: self._plain}
+        self._order: list[int] = [0]
+
+    def __bool__(self) -> bool:
+        return any(self._by_priority.values())
+
+    def __len__(self) -> int:
+        return sum(map(len, self._by_priority.values()))
+
+    def put(self, calls: Sequence[Call]) -> None:
+        """Add calls of one submission or of several."""
+        if len(self._order) == 1 and not any(call.spec.priority for call in calls):
+            self._plain.update((call[0], call) for call in calls)
+            return
+        for call in calls:
+            priority = call.spec.priority
+            if priority not in self._by_priority:
+                self._by_priority = {**self._by_priority, priority: OrderedDict()}
+                self._order = sorted(self._by_priority, reverse=True)
+            self._by_priority[priority][call.key] = call
+
+    def take(self) -> Call | None:
+        """The next call, or None."""
+        for priority in self._order:
+            queue = self._by_priority[priority]
+            while queue:
+                try:
+                    return queue.popitem(last=False)[1]
+                except KeyError:  # another worker was quicker
+                    continue
+        return None
+
+    def take_back(self, key: int) -> Call | None:
+        """This call, if it is still here."""
+        for queue in self._by_priority.values():
+            call = queue.pop(key, None)
+            if call is not None:
+                return call
+        return None
+
+    def take_back_all(self, keys: Iterable[int]) -> list[Call]:
+        """Those of these calls that are still here."""
+        found = (self.take_back(key) for key in keys)
+        return [call for call in found if call is not None]

@@ -1,0 +1,318 @@
+"""Worker threads for calls: daemons, so that one which never returns cannot hold up the exit."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import get_ident
+from time import monotonic
+from typing import Any
+
+from anabranch.execution.calls import Call
+from anabranch.execution.run import drive_alone, run_call
+from anabranch.futures import TaskFuture
+from anabranch.outcomes import CANCELLED, Outcome
+from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
+from anabranch.task_runners.ready_queue import ReadyQueue
+from anabranch.waiting import Waiter
+
+GROUP = 128
+"""Outcomes are handed back when so many have gathered,"""
+GROUP_SECONDS = 0.002
+"""or when so long has passed since the last time, or when no call is left to run."""
+NESTED_ON_ONE_THREAD = 12
+"""How many calls a waiting thread runs inside each other, before the next gets a new thread."""
+
+
+class Worker:
+    """One thread: what it runs, and how to wake it."""
+
+    __slots__ = ("abandoned", "call", "loop", "nested", "thread", "wake")
+
+    def __init__(self) -> None:
+        self.wake = threading.Lock()
+        self.wake.acquire()
+        self.call: Call | None = None
+        self.nested = 0
+        self.abandoned = False
+        self.loop: Any = None
+        self.thread: threading.Thread | None = None
+
+    def drive(self, coroutine: Any) -> Any:
+        """Run a coroutine on the loop that this thread keeps; what it leaves there is cancelled."""
+        import asyncio  # 25 ms that a process without async tasks need not spend
+
+        if asyncio._get_running_loop() is not None:  # the only way to ask without an exception
+            return drive_alone(coroutine)
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+        try:
+            return self.loop.run_until_complete(coroutine)
+        finally:
+            left = asyncio.all_tasks(self.loop)
+            for task in left:
+                task.cancel()
+            if left:
+                self.loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
+    def close(self) -> None:
+        if self.loop is not None:
+            self.loop.close()
+
+
+class ThreadPool(OpenRunnerBase):
+    """At most `max_workers` calls at a time, not counting those that wait for others."""
+
+    def __init__(self, inbox: Inbox, max_workers: int, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self._inbox = inbox
+        self._max_workers = max_workers
+        self._queue = ReadyQueue()
+        self._outcomes: deque[Outcome] = deque()
+        self._flushed_at = monotonic()
+        self._idle: deque[Worker] = deque()
+        self._workers: dict[int, Worker] = {}
+        self._changing = threading.Lock()
+        self._count = 0
+        self._lent = 0
+        self._abandoned = 0
+        self._made = 0
+        self._closed = False
+        self._sweeper: threading.Thread | None = None
+        self._sweep = threading.Semaphore(0)
+        self._sweeper_asleep = False
+
+    # -- the port -----------------------------------------------------------------------------------
+
+    def launch(self, calls: Sequence[Call]) -> None:
+        self._queue.put(calls)
+        self._staff(len(calls))
+
+    def cancel(self, keys: Iterable[int]) -> None:
+        keys = set(keys)
+        waiting = self._queue.take_back_all(keys)
+        if waiting:
+            self._inbox.finished([not_begun(call) for call in waiting])
+        for worker in list(self._workers.values()):
+            call = worker.call
+            if call is not None and call.key in keys:
+                self._abandon(worker)
+
+    def wait(
+        self, waiter: Waiter, futures: Sequence[TaskFuture[Any]], timeout: float | None
+    ) -> bool:
+        """A waiting worker first runs what it waits for itself, where no other has begun it."""
+        worker = self._workers.get(get_ident())
+        if worker is None:
+            return waiter.wait(timeout)
+        self.flush()
+        if timeout is None and worker.nested < NESTED_ON_ONE_THREAD and not _on_a_loop():
+            for future in futures:
+                call = self._queue.take_back(future._key)  # pyright: ignore[reportPrivateUsage]  # the record's key
+                if call is not None:
+                    self._run_nested(worker, call)
+        if waiter.done:
+            return True
+        with self.lend():
+            return waiter.wait(timeout)
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        if get_ident() not in self._workers:
+            yield
+            return
+        self.flush()
+        with self._changing:
+            self._lent += 1
+        self._staff(1)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._lent -= 1
+
+    def running(self) -> Iterable[tuple[int, int]]:
+        calls = [worker.call for worker in list(self._workers.values())]
+        return [(call.key, call.attempt) for call in calls if call is not None]
+
+    def abandoned(self) -> list[str]:
+        return [
+            f"{worker.call.run_name} in {worker.thread.name}"
+            for worker in list(self._workers.values())
+            if worker.call is not None and worker.thread is not None
+        ]
+
+    def close(self, seconds: float = 1.0) -> None:
+        """Let the threads go; those that still run a call leave when it returns."""
+        self._closed = True
+        self._sweep.release()
+        while self._idle:
+            self._wake_one()
+        deadline = monotonic() + seconds
+        for worker in list(self._workers.values()):
+            if worker.call is None and worker.thread is not None:
+                worker.thread.join(max(0.0, deadline - monotonic()))
+
+    # -- workers ------------------------------------------------------------------------------------
+
+    def _staff(self, calls: int) -> None:
+        """See to it that queued calls find workers."""
+        while calls and self._queue:
+            calls -= 1
+            if self._wake_one():
+                continue
+            with self._changing:
+                if self._count - self._lent - self._abandoned >= self._max_workers or self._closed:
+                    return
+                self._count += 1
+                self._made += 1
+                number = self._made
+            worker = Worker()
+            worker.thread = threading.Thread(
+                target=self._work, args=(worker,), name=f"anabranch-worker-{number}", daemon=True
+            )
+            worker.thread.start()
+
+    def _wake_one(self) -> bool:
+        try:
+            self._idle.popleft().wake.release()
+        except IndexError:
+            return False
+        return True
+
+    def _work(self, worker: Worker) -> None:
+        self._workers[get_ident()] = worker
+        queue, outcomes, inbox = self._queue, self._outcomes, self._inbox
+        try:
+            while True:
+                call = queue.take()
+                if call is None:
+                    if not self._stay(worker):
+                        return
+                    continue
+                worker.call = call
+                if call.spec.announces:
+                    inbox.started(call.key, call.attempt)
+                outcomes.append(run_call(call, worker.drive))
+                worker.call = None
+                if (
+                    len(outcomes) >= GROUP
+                    or not queue
+                    or monotonic() - self._flushed_at > GROUP_SECONDS
+                ):
+                    self.flush()
+                elif self._sweeper_asleep or self._sweeper is None:
+                    self._wake_sweeper()
+                if (worker.abandoned or self._lent or self._abandoned) and self._retires(worker):
+                    return
+        finally:
+            self._workers.pop(get_ident(), None)
+            worker.close()
+
+    def _stay(self, worker: Worker) -> bool:
+        """Sleep until there may be work; False if the worker is to leave."""
+        self.flush()
+        if self._closed:
+            self._leave()
+            return False
+        if self._retires(worker):
+            return False
+        self._idle.append(worker)
+        if self._queue or self._closed:  # came in between: nobody may have seen us asleep
+            try:
+                self._idle.remove(worker)
+                return True
+            except ValueError:  # someone has, and is about to wake us
+                pass
+        worker.wake.acquire()
+        return True
+
+    def _leave(self) -> None:
+        with self._changing:
+            self._count -= 1
+
+    def _retires(self, worker: Worker) -> bool:
+        """Whether there are more workers than needed, and this one leaves."""
+        with self._changing:
+            if worker.abandoned:
+                worker.abandoned = False
+                self._abandoned -= 1
+            if self._count - self._lent - self._abandoned > self._max_workers:
+                self._count -= 1
+                return True
+        return False
+
+    def _abandon(self, worker: Worker) -> None:
+        """Its call was given up and cannot be stopped: another worker takes its place."""
+        with self._changing:
+            if worker.abandoned:
+                return
+            worker.abandoned = True
+            self._abandoned += 1
+        self._staff(1)
+
+    def _run_nested(self, worker: Worker, call: Call) -> None:
+        outer = worker.call
+        worker.call = call
+        worker.nested += 1
+        try:
+            if call.spec.announces:
+                self._inbox.started(call.key, call.attempt)
+            self._outcomes.append(run_call(call, worker.drive))
+        finally:
+            worker.call = outer
+            worker.nested -= 1
+        self.flush()
+
+    # -- outcomes -----------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Hand back all outcomes that any worker has left here."""
+        self._flushed_at = monotonic()
+        take: Callable[[], Outcome] = self._outcomes.popleft
+        batch: list[Outcome] = []
+        try:
+            while True:
+                batch.append(take())
+        except IndexError:
+            pass
+        if batch:
+            self._inbox.finished(batch)
+
+    def _wake_sweeper(self) -> None:
+        with self._changing:
+            if self._sweeper is None:
+                self._sweeper = threading.Thread(
+                    target=self._keep_sweeping, name="anabranch-sweeper", daemon=True
+                )
+                self._sweeper.start()
+            elif self._sweeper_asleep:
+                self._sweeper_asleep = False
+                self._sweep.release()
+
+    def _keep_sweeping(self) -> None:
+        """Hand back what workers left behind when they went into long calls."""
+        while not self._closed:
+            self._sweep.acquire(timeout=GROUP_SECONDS)
+            if self._outcomes:
+                self.flush()
+                continue
+            with self._changing:
+                if self._outcomes or self._closed:
+                    continue
+                self._sweeper_asleep = True
+            self._sweep.acquire()
+
+
+def not_begun(call: Call) -> Outcome:
+    """The outcome of a call that was cancelled before a worker took it."""
+    message = "Cancelled before it began."
+    return Outcome(call.key, call.attempt, CANCELLED, None, call.scope.engine.clock.time(), 0.0, message)
+
+
+def _on_a_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None

@@ -1,0 +1,54 @@
+"""How one thread waits for futures that others settle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anabranch.futures import TaskFuture
+
+
+class Waiter:
+    """Wakes its thread when `needed` futures have settled; `arrived` holds them in that order.
+
+    It is called with each settled future, from any thread; `wake()` wakes the thread without one,
+    for a runner that has work for it.
+    """
+
+    __slots__ = ("_lock", "arrived", "needed")
+
+    def __init__(self, needed: int = 1) -> None:
+        self.needed = needed
+        self.arrived: deque[TaskFuture[Any]] = deque()
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def __call__(self, future: TaskFuture[Any]) -> None:
+        self.arrived.append(future)
+        if len(self.arrived) >= self.needed:
+            self.wake()
+
+    @property
+    def done(self) -> bool:
+        return len(self.arrived) >= self.needed
+
+    def wake(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # woken already, and not yet asleep again
+            pass
+
+    def block(self, timeout: float | None = None) -> bool:
+        """Sleep until woken, at most `timeout` seconds; whether it was woken."""
+        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until done, at most `timeout` seconds; whether it is."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while len(self.arrived) < self.needed:
+            if not self.block(None if deadline is None else deadline - time.monotonic()):
+                return self.done
+        return True
