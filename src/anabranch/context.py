@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
@@ -110,7 +110,7 @@ def current_context() -> RunContext:
 
 
 @contextmanager
-def tags(*names: str) -> Iterator[frozenset[str]]:
+def tags(*names: str) -> Generator[frozenset[str]]:
     """Give these tags to each run that starts inside the block."""
     context = copy(current_context())
     context.tags = context.tags | frozenset(names)

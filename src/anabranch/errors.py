@@ -207,9 +207,7 @@ class UnknownTaskRunnerError(AnabranchError, ValueError):
     """A task runner's string names no runner that is known here."""
 
     def __init__(self, text: str, known: Iterable[str]) -> None:
-        super().__init__(
-            f"{text!r} names no task runner. Known here: {', '.join(sorted(known))}."
-        )
+        super().__init__(f"{text!r} names no task runner. Known here: {', '.join(sorted(known))}.")
 
 
 class TaskRunnerOptionError(AnabranchError, ValueError):

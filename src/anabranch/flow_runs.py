@@ -14,7 +14,7 @@ import inspect
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
 from dataclasses import dataclass, replace
@@ -181,7 +181,9 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
         found += [state for state in states if not state.is_completed()]
         total = len(returned) + len(states)
         error = bad[0]._exception() if bad else found[0].exception()
-        return Failed(message=f"{len(found)} of {total} returned runs did not complete.", data=error)
+        return Failed(
+            message=f"{len(found)} of {total} returned runs did not complete.", data=error
+        )
     if returned:
         value = resolve(value)
     return Completed(data=value, message=_failures_message(open_flow))
@@ -278,7 +280,7 @@ def _new_run(
 
 
 @contextmanager
-def engine_for(context: RunContext) -> Iterator[Engine]:
+def engine_for(context: RunContext) -> Generator[Engine]:
     """The running flow's engine; a new one, closed at the end, for a root flow."""
     if context.engine is not None:
         yield context.engine
@@ -409,9 +411,7 @@ async def _do_async(engine: Engine, step: Step) -> Any:
     return None
 
 
-async def _awaited(
-    fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     result = fn(*args, **kwargs)
     return await result if inspect.isawaitable(result) else [item async for item in result]
 
@@ -436,7 +436,7 @@ def _raise_in_main(number: int) -> None:
 
 
 @contextmanager
-def _signals(context: RunContext, tell: Callable[[int], object]) -> Iterator[Told]:
+def _signals(context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
     """While a root flow runs on the main thread, the first signal goes to `tell`, and a second
     one leaves at once; the old handlers are put back."""
     told = Told()

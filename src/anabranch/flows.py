@@ -15,7 +15,6 @@ from anabranch.execution.calls import Hook, TaskSpec
 from anabranch.execution.functions import (
     ASYNC,
     ASYNC_GENERATOR,
-    GENERATOR,
     find_by_name,
     function_key,
     function_kind,
@@ -109,9 +108,7 @@ class Flow(Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: Any = None) -> Flow[P, R]: ...
     @overload
-    def __get__(
-        self: Flow[Concatenate[S, P], R], instance: S, owner: Any = None
-    ) -> Flow[P, R]: ...
+    def __get__(self: Flow[Concatenate[S, P], R], instance: S, owner: Any = None) -> Flow[P, R]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
@@ -172,14 +169,10 @@ class Flow(Generic[P, R]):
             return asyncio.run(run_async(self, (args, kwargs, ())))
         return run_sync(self, (args, kwargs, ()))
 
-    def call_hooks(
-        self, engine: Engine, name: str, flow_run: FlowRun, state: State[Any]
-    ) -> None:
+    def call_hooks(self, engine: Engine, name: str, flow_run: FlowRun, state: State[Any]) -> None:
         """Have the hooks of this name called, off the engine's thread."""
         for hook in self._hooks.get(name, ()):
-            engine.callbacks.call(
-                f"{name} hook of flow {self.name!r}", hook, self, flow_run, state
-            )
+            engine.callbacks.call(f"{name} hook of flow {self.name!r}", hook, self, flow_run, state)
 
     def _add_hook(self, name: str, fn: Hook) -> Hook:
         self._hooks[name].append(fn)

@@ -5,6 +5,9 @@ once, in the submission that they share; what few runs need (dependents, waiters
 is first needed.
 """
 
+# pyright: reportPrivateUsage=false
+# The functions here read the slots of the run record, which are private to users.
+
 from __future__ import annotations
 
 import datetime as dt
@@ -465,5 +468,3 @@ class as_completed(Generic[R]):  # noqa: N801  # the name that users of concurre
         return TimeoutError(
             f"{left} of {len(self._futures)} futures have not ended after {self._timeout:g} seconds."
         )
-
-

@@ -6,7 +6,7 @@ import builtins
 import logging
 import sys
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -80,7 +80,7 @@ _print = builtins.print
 
 
 @contextmanager
-def prints_logged(wanted: bool) -> Iterator[None]:
+def prints_logged(wanted: bool) -> Generator[None]:
     """While the block runs, `print` in runs with `log_prints` goes to their logger."""
     global _print, _patched
     if not wanted:

@@ -27,4 +27,6 @@ def is_mapped_over(value: Any) -> bool:
         return False
     if hasattr(value, "columns") or getattr(value, "ndim", 1) == 0:
         return False
-    return isinstance(value, Iterable) or hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    return isinstance(value, Iterable) or (
+        hasattr(value, "__getitem__") and hasattr(value, "__len__")
+    )

@@ -55,7 +55,9 @@ class RetryPolicy:
         state = RetryCallState(_NO_LOOP, None, (), {})
         state.attempt_number = attempt
         state.set_exception((type(error), error, error.__traceback__))
-        if self.stop(state) or (isinstance(self.condition, retry_base) and not self.condition(state)):
+        if self.stop(state) or (
+            isinstance(self.condition, retry_base) and not self.condition(state)
+        ):
             return None
         return max(0.0, self.wait(state)) * (1 + self.jitter_factor * draw())
 

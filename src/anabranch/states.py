@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,7 +14,7 @@ from anabranch.errors import CancelledRun, CrashedRun, FailedRun, PendingRun
 R = TypeVar("R")
 
 
-class StateType(str, Enum):
+class StateType(StrEnum):
     """The types of a state; its name says more within one type."""
 
     SCHEDULED = "SCHEDULED"
@@ -134,7 +134,7 @@ class StateGroup:
 
     def __init__(self, states: Iterable[State[Any]]) -> None:
         self.states = list(states)
-        self.type_counts = {kind: 0 for kind in StateType}
+        self.type_counts = dict.fromkeys(StateType, 0)
         for state in self.states:
             self.type_counts[state.type] += 1
         self.total_count = len(self.states)

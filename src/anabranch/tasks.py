@@ -116,9 +116,7 @@ class Task(Generic[P, R]):
     @overload
     def __get__(self, instance: None, owner: Any = None) -> Task[P, R]: ...
     @overload
-    def __get__(
-        self: Task[Concatenate[S, P], R], instance: S, owner: Any = None
-    ) -> Task[P, R]: ...
+    def __get__(self: Task[Concatenate[S, P], R], instance: S, owner: Any = None) -> Task[P, R]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
@@ -126,9 +124,7 @@ class Task(Generic[P, R]):
 
     # -- calling ------------------------------------------------------------------------------------
 
-    def __call__(
-        self, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         wait_for: Any = kwargs.pop("wait_for", ())
         return_state: Any = kwargs.pop("return_state", False)
         self.parameters.check(args, kwargs)
@@ -316,7 +312,7 @@ def _spread(name: str, value: Any, items: dict[str, list[Any]]) -> Iterator[Any]
 
 def _is_unknown(value: Any) -> bool:
     """Whether the items to map over are those of something that has not settled."""
-    return isinstance(value, TaskFuture) or isinstance(value, FutureList) and not value.is_known()
+    return isinstance(value, TaskFuture) or (isinstance(value, FutureList) and not value.is_known())
 
 
 def _items_of(value: Any) -> Any:

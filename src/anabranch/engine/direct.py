@@ -60,7 +60,9 @@ class Mailbox(OpenRunnerBase):
         return list(self.running_now)
 
 
-def call(engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments) -> TaskFuture[Any]:
+def call(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
+) -> TaskFuture[Any]:
     """Run a sync task here, its retries included; gives back the settled run."""
     mailbox, run = _submitted(engine, context, spec, arguments)
     while run._phase < SETTLED:
@@ -159,9 +161,7 @@ def iterate(
                 raise
             continue
         seconds = perf_counter() - clock
-        engine.finished(
-            (Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),)
-        )
+        engine.finished((Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),))
     run._settled_result()
 
 
@@ -197,9 +197,7 @@ async def iterate_async(
                 raise
             continue
         seconds = perf_counter() - clock
-        engine.finished(
-            (Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),)
-        )
+        engine.finished((Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),))
     run._settled_result()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,7 @@ class _AloneContext(RunContext):
 
 
 @contextmanager
-def _engine_for(context: RunContext, spec: TaskSpec) -> Iterator[tuple[Engine, RunContext]]:
+def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, RunContext]]:
     """The flow's engine; for a task called on its own, one that lives as long as the call."""
     if isinstance(context, FlowRunContext | TaskRunContext):
         with prints_logged(bool(spec.log_prints)):

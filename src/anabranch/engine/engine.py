@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
@@ -162,7 +162,16 @@ class Engine:
             str(uuid.uuid4()) if mapped else None,
         )
         return Submission(
-            self, spec, scope, open_flow, runner, kwargs, kwargs_each, copy_context(), tally, visible
+            self,
+            spec,
+            scope,
+            open_flow,
+            runner,
+            kwargs,
+            kwargs_each,
+            copy_context(),
+            tally,
+            visible,
         )
 
     def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
@@ -440,7 +449,7 @@ class Engine:
                 await settled
 
     @contextmanager
-    def lending(self) -> Iterator[None]:
+    def lending(self) -> Generator[None]:
         """Give up the slots that the calling code holds, for the length of a wait."""
         with ExitStack() as lent:
             open_flow: OpenFlow | None = getattr(current_context(), "open_flow", None)

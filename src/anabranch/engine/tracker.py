@@ -233,7 +233,9 @@ class Tracker:
         if phase == RETRY_WAIT and run._phase == RETRY_WAIT:
             self._ready(run, commands)
         elif phase == CANCELLED and run._phase == CANCELLING:
-            self._settle(run, unstarted(run, CANCELLED, at, "It did not stop when asked."), commands)
+            self._settle(
+                run, unstarted(run, CANCELLED, at, "It did not stop when asked."), commands
+            )
         elif phase == TIMED_OUT and run._phase == RUNNING:
             commands.cancels.append(run)
             return run

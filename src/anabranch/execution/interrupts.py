@@ -67,7 +67,9 @@ class Interruptible:
             self._active = False
             awaited = self._sent and not arrived
         try:
-            for _ in range(20 if awaited else 0):  # user code may have swallowed it: no endless wait
+            for _ in range(
+                20 if awaited else 0
+            ):  # user code may have swallowed it: no endless wait
                 time.sleep(0.001)
         except Interrupt:
             pass

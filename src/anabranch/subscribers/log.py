@@ -6,7 +6,15 @@ import logging
 from collections.abc import Sequence
 
 from anabranch.events import Event, FlowRunChanged, TaskRunChanged
-from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, PHASE_STATES, RETRY_WAIT, TIMED_OUT
+from anabranch.outcomes import (
+    CANCELLED,
+    COMPLETED,
+    CRASHED,
+    FAILED,
+    PHASE_STATES,
+    RETRY_WAIT,
+    TIMED_OUT,
+)
 
 logger = logging.getLogger("anabranch.runs")
 
@@ -47,9 +55,7 @@ class LogSubscriber:
         elif event.phase in FAILURES:
             error = None if outcome is None else outcome.value
             stack = error if isinstance(error, Exception) else None
-            logger.error(
-                "%s | %s: %s", name, PHASE_STATES[event.phase][1], reason, exc_info=stack
-            )
+            logger.error("%s | %s: %s", name, PHASE_STATES[event.phase][1], reason, exc_info=stack)
         else:
             logger.debug("%s | %s", name, PHASE_STATES[event.phase][1])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import time
@@ -58,7 +58,7 @@ class AsyncioTaskRunner(TaskRunner):
         return cls(options.get("max_concurrency"))  # pyright: ignore[reportArgumentType]  # checked there
 
     @contextmanager
-    def open(self, inbox: Inbox, loop: Any) -> Iterator[OpenAsyncio]:
+    def open(self, inbox: Inbox, loop: Any) -> Generator[OpenAsyncio]:
         capabilities = Capabilities(
             name=self.scheme,
             priority=True,
@@ -79,12 +79,12 @@ class AsyncioTaskRunner(TaskRunner):
 
 
 @contextmanager
-def _given(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.AbstractEventLoop]:
+def _given(loop: asyncio.AbstractEventLoop) -> Generator[asyncio.AbstractEventLoop]:
     yield loop
 
 
 @contextmanager
-def _loop_of_our_own() -> Iterator[asyncio.AbstractEventLoop]:
+def _loop_of_our_own() -> Generator[asyncio.AbstractEventLoop]:
     """A loop that turns on a daemon thread while the block runs."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="anabranch-loop", daemon=True)
@@ -196,7 +196,7 @@ class OpenAsyncio(OpenRunnerBase):
         return self._threads.wait(waiter, futures, timeout)
 
     @contextmanager
-    def lend(self) -> Iterator[None]:
+    def lend(self) -> Generator[None]:
         if asyncio._get_running_loop() is not self._loop:  # pyright: ignore[reportAttributeAccessIssue]  # the only way to ask without an exception
             with self._threads.lend():
                 yield

@@ -176,6 +176,7 @@ def refuse_unsupported(
                 task_name,
                 f"{amount:g} of resource {name!r}",
                 can.name,
-                f"It counts {has:g} of it." if has else "Give the runner some: "
-                f"resources={{{name!r}: {amount:g}}}.",
+                f"It counts {has:g} of it."
+                if has
+                else f"Give the runner some: resources={{{name!r}: {amount:g}}}.",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ class InlineTaskRunner(TaskRunner):
         return cls()
 
     @contextmanager
-    def open(self, inbox: Inbox, loop: Any) -> Iterator[OpenInline]:
+    def open(self, inbox: Inbox, loop: Any) -> Generator[OpenInline]:
         yield OpenInline(inbox, loop)
 
     def __repr__(self) -> str:

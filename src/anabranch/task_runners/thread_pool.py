@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from threading import get_ident
 from time import monotonic
@@ -120,7 +120,7 @@ class ThreadPool(OpenRunnerBase):
             return waiter.wait(timeout)
 
     @contextmanager
-    def lend(self) -> Iterator[None]:
+    def lend(self) -> Generator[None]:
         if get_ident() not in self._workers:
             yield
             return
@@ -310,7 +310,9 @@ class ThreadPool(OpenRunnerBase):
 def not_begun(call: Call) -> Outcome:
     """The outcome of a call that was cancelled before a worker took it."""
     message = "Cancelled before it began."
-    return Outcome(call.key, call.attempt, CANCELLED, None, call.scope.engine.clock.time(), 0.0, message)
+    return Outcome(
+        call.key, call.attempt, CANCELLED, None, call.scope.engine.clock.time(), 0.0, message
+    )
 
 
 def _on_a_loop() -> bool:

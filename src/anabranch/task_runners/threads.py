@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -41,7 +41,7 @@ class ThreadPoolTaskRunner(TaskRunner):
         return cls(options.get("max_workers"))  # pyright: ignore[reportArgumentType]  # checked there
 
     @contextmanager
-    def open(self, inbox: Inbox, loop: Any) -> Iterator[ThreadPool]:
+    def open(self, inbox: Inbox, loop: Any) -> Generator[ThreadPool]:
         pool = ThreadPool(inbox, self.max_workers, self.capabilities())
         try:
             yield pool
