@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
-from typing import Any, ClassVar
+from typing import Any
 
 from anabranch.runs import FlowRun, TaskRun
 
@@ -17,10 +17,18 @@ class RunContext:
 
     __slots__ = ("tags",)
 
-    engine: ClassVar[Any] = None
-
     def __init__(self, tags: frozenset[str] = frozenset()) -> None:
         self.tags = tags
+
+    @property
+    def engine(self) -> Any:
+        """What tasks and flows that are called here ask to run them; None outside of any run."""
+        return None
+
+    @property
+    def open_flow(self) -> Any:
+        """What that engine knows the flow run by."""
+        return None
 
     @property
     def flow_run(self) -> FlowRun | None:
@@ -41,15 +49,32 @@ class RunContext:
         return context if isinstance(context, cls) else None
 
 
-class FlowRunContext(RunContext):
-    """Inside a flow's function. `engine` runs it, and knows it as `open_flow`."""
+class EngineContext(RunContext):
+    """With an engine: inside a flow, or around a task that was called outside of any."""
 
-    __slots__ = ("_flow_run", "_log_prints", "engine", "open_flow")
+    __slots__ = ("_engine", "_open_flow")
+
+    def __init__(self, engine: Any, open_flow: Any, tags: frozenset[str]) -> None:
+        super().__init__(tags)
+        self._engine = engine
+        self._open_flow = open_flow
+
+    @property
+    def engine(self) -> Any:
+        return self._engine
+
+    @property
+    def open_flow(self) -> Any:
+        return self._open_flow
+
+
+class FlowRunContext(EngineContext):
+    """Inside a flow's function."""
+
+    __slots__ = ("_flow_run", "_log_prints")
 
     def __init__(self, engine: Any, open_flow: Any, flow_run: FlowRun, log_prints: bool) -> None:
-        self.engine = engine
-        self.open_flow = open_flow
-        self.tags = flow_run.tags
+        super().__init__(engine, open_flow, flow_run.tags)
         self._flow_run = flow_run
         self._log_prints = log_prints
 
@@ -72,7 +97,7 @@ class TaskRunContext(RunContext):
         self.tags = call.scope.tags
 
     @property
-    def engine(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]  # read-only in all
+    def engine(self) -> Any:
         return self.call.scope.engine
 
     @property

@@ -39,7 +39,7 @@ from anabranch.logging import prints_logged, set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, SETTLED
 from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
-from anabranch.states import Cancelled, Completed, Failed, Running, State, TimedOut
+from anabranch.states import Cancelled, Completed, Failed, Retrying, Running, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
 from anabranch.task_runners import task_runner
 from anabranch.waiting import Waiter
@@ -101,7 +101,7 @@ def steps(
     if flow.validates:
         args, kwargs = flow.parameters.validated(args, kwargs)
     flow_run = _new_run(flow, engine, context, args, kwargs)
-    parent: OpenFlow | None = getattr(context, "open_flow", None)
+    parent: OpenFlow | None = context.open_flow
     with ExitStack() as lifetimes:
         own = flow.runner
         if own is None and parent is not None and parent.runner is not None:
@@ -244,7 +244,7 @@ def _flow_delay(
 
 
 def _retrying(delay: float) -> State[Any]:
-    return State(**{**Running(name="Retrying").model_dump(), "message": f"again in {delay:g} s"})
+    return Retrying(message=f"again in {delay:g} s")
 
 
 def _with_message(state: State[Any], message: str) -> State[Any]:

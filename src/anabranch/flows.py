@@ -88,7 +88,7 @@ class Flow(Generic[P, R]):
             options.get("retry_jitter_factor"),
             options.get("retry_condition_fn"),
         )
-        self._hooks = {name: list(options.get(name) or ()) for name in HOOKS}
+        self._hooks: dict[str, list[Hook]] = {name: list(options.get(name) or ()) for name in HOOKS}
 
     @functools.cached_property
     def parameters(self) -> Parameters:
@@ -127,7 +127,7 @@ class Flow(Generic[P, R]):
             refuse_other_loops()
             return self._run_async(call, return_state)  # pyright: ignore[reportReturnType]  # R is its coroutine
         state = run_sync(self, call)
-        return state if return_state else state.result()
+        return state if return_state else state.result()  # pyright: ignore[reportReturnType]  # asked for
 
     async def _run_async(self, call: tuple[Any, ...], return_state: bool) -> Any:
         state = await run_async(self, call)
@@ -142,7 +142,7 @@ class Flow(Generic[P, R]):
     def submit(self: Flow[Any, Any], *args: Any, **kwargs: Any) -> Any:
         """Start a subflow beside the calling flow, and get its future at once."""
         context = current_context()
-        open_flow = getattr(context, "open_flow", None)
+        open_flow = context.open_flow
         if open_flow is None or open_flow.runner is None:
             raise MissingFlowError(self.name, "submit")
         wait_for = kwargs.pop("wait_for", None) or ()

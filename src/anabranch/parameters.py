@@ -77,4 +77,5 @@ def _validator(fn: Callable[..., Any], signature: inspect.Signature) -> TypeAdap
     capture.__module__ = fn.__module__
     capture.__name__ = getattr(fn, "__name__", "flow")
     capture.__qualname__ = getattr(fn, "__qualname__", "flow")
-    return TypeAdapter(capture, config=ConfigDict(arbitrary_types_allowed=True))
+    made: Any = capture  # pydantic reads functions, which its types don't say
+    return TypeAdapter(made, config=ConfigDict(arbitrary_types_allowed=True))

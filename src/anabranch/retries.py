@@ -97,8 +97,8 @@ def _wait(owner: str, retries: int, delay: Delays | None) -> wait_base:
         return delay
     given: Any = delay(retries) if callable(delay) else delay
     option = "retry_delay_seconds"
-    delays = tuple(given) if isinstance(given, Sequence) else (given,)
-    if isinstance(given, Sequence) and len(delays) > max(retries, 1):
+    delays: list[Any] = [given] if isinstance(given, int | float | str) else list(given)
+    if delays != [given] and len(delays) > max(retries, 1):
         raise OptionError(
             owner, option, given, f"at most one delay for each of the {retries} retries"
         )

@@ -72,7 +72,7 @@ class Task(Generic[P, R]):
         functools.update_wrapper(self, fn)
         self.name = options.get("name") or getattr(fn, "__name__", type(fn).__name__)
         self.description = options.get("description") or fn.__doc__
-        self._hooks = {name: list(options.get(name) or ()) for name in HOOKS}
+        self._hooks: dict[str, list[Hook]] = {name: list(options.get(name) or ()) for name in HOOKS}
         self.spec = self._make_spec()
 
     def _make_spec(self) -> TaskSpec:
@@ -249,7 +249,7 @@ class Task(Generic[P, R]):
 
     def _flow_context(self, method: str) -> RunContext:
         context = current_context()
-        open_flow = getattr(context, "open_flow", None)
+        open_flow = context.open_flow
         if open_flow is None or open_flow.runner is None:
             raise MissingFlowError(self.name, method)
         return context

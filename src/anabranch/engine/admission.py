@@ -50,4 +50,5 @@ class Admission:
 
 
 def _spec(run: TaskFuture[Any]) -> Any:
-    return run._shared.spec  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]  # the engine's own record
+    shared: Any = run._shared  # pyright: ignore[reportPrivateUsage]  # the engine's own record
+    return shared.spec

@@ -18,7 +18,7 @@ import types
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pydantic import BaseModel
 
@@ -69,11 +69,11 @@ class Search:
         Raises `FutureCycleError` for one inside an object that contains itself, and
         `NestingTooDeepError` past `DEPTH_LIMIT` levels.
         """
-        kind = type(value)
+        kind: type[Any] = value.__class__
         if kind in ATOMS:
             return False
-        if isinstance(value, TaskFuture):
-            self._add(value, allowed)  # pyright: ignore[reportUnknownArgumentType]  # any result type
+        if _is_future(value):
+            self._add(value, allowed)
             return True
         parts = PARTS(kind)
         if parts is None:
@@ -87,10 +87,10 @@ class Search:
         if identity in self._found and not allowed:
             return self._found[identity]
         self._path.add(identity)
-        if isinstance(value, Annotation):
+        if _is_annotation(value):
             self.annotated = True
             allowed = allowed or isinstance(value, allow_failure)
-        source = value._source if isinstance(value, FutureList) else None
+        source = value._source if _is_list(value) else None
         if source is not None and source._phase != COMPLETED:
             self._add(source, allowed)  # its children are not known yet
             found = True
@@ -149,7 +149,7 @@ def _no_parts(value: Any) -> Iterator[Any]:
 Parts = Callable[[Any], Iterator[Any]]
 
 
-def PARTS(kind: type) -> Parts | None:  # noqa: N802  # a table with rows for whole families of types
+def PARTS(kind: type[Any]) -> Parts | None:  # noqa: N802  # a table with rows for whole families of types
     """How to look inside a value of this type; None where nothing is looked for."""
     if kind in _EXACT:
         return _EXACT[kind]
@@ -163,7 +163,7 @@ def PARTS(kind: type) -> Parts | None:  # noqa: N802  # a table with rows for wh
         return _mapping_parts
     if issubclass(kind, BaseModel):
         return _model_parts
-    if dataclasses.is_dataclass(kind):
+    if hasattr(kind, "__dataclass_fields__"):
         return _dataclass_parts
     return None
 
@@ -175,6 +175,18 @@ _EXACT: dict[type, Parts] = {
     frozenset: _container_parts,
     dict: _mapping_parts,
 }
+
+
+def _is_future(value: Any) -> TypeGuard[TaskFuture[Any]]:
+    return isinstance(value, TaskFuture)
+
+
+def _is_list(value: Any) -> TypeGuard[FutureList[Any]]:
+    return isinstance(value, FutureList)
+
+
+def _is_annotation(value: Any) -> TypeGuard[Annotation[Any]]:
+    return isinstance(value, Annotation)
 
 
 def resolve(value: Any) -> Any:
@@ -191,10 +203,10 @@ class _Resolver:
         self._done: dict[int, Any] = {}
 
     def resolve(self, value: Any) -> Any:
-        kind = type(value)
+        kind: type[Any] = value.__class__
         if kind in ATOMS:
             return value
-        if isinstance(value, TaskFuture):
+        if _is_future(value):
             if value._phase < SETTLED or value._phase == COMPLETED:
                 return value._settled_result()
             return value._exception()  # only an allowed failure comes this far
@@ -206,27 +218,28 @@ class _Resolver:
             self._done[identity] = self._rebuilt(value, kind)
         return self._done[identity]
 
-    def _rebuilt(self, value: Any, kind: type) -> Any:
-        if isinstance(value, quote | opaque):
-            return value.value  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
-        if isinstance(value, Annotation):
-            return self.resolve(value.value)  # pyright: ignore[reportUnknownMemberType]
-        if isinstance(value, FutureList):
-            return [self.resolve(future) for future in value]  # pyright: ignore[reportUnknownVariableType]
-        if issubclass(kind, dict):
+    def _rebuilt(self, value: Any, kind: Any) -> Any:
+        if _is_annotation(value):
+            quoted = isinstance(value, quote | opaque)
+            return value.value if quoted else self.resolve(value.value)
+        if _is_list(value):
+            return [self.resolve(future) for future in value]
+        parts = PARTS(kind)
+        if parts is _mapping_parts:
             return self._rebuilt_dict(value, kind)
-        if issubclass(kind, BaseModel):
+        if parts is _model_parts:
             changed = self._changed(value.__dict__)
             return value.model_copy(update=changed) if changed else value
-        if dataclasses.is_dataclass(kind):
-            fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(kind)}
-            return self._with_fields(value, self._changed(fields))
-        old = list(value)
+        if parts is _dataclass_parts:
+            names = [each.name for each in dataclasses.fields(kind)]
+            fields = {name: getattr(value, name) for name in names if hasattr(value, name)}
+            return _with_fields(value, names, self._changed(fields))
+        old: list[Any] = list(value)
         new = [self.resolve(item) for item in old]
         if all(a is b for a, b in zip(old, new, strict=True)):
             return value
         if hasattr(kind, "_make"):
-            return kind._make(new)  # pyright: ignore[reportAttributeAccessIssue]  # a named tuple
+            return kind._make(new)  # a named tuple
         return kind(new)
 
     def _rebuilt_dict(self, value: dict[Any, Any], kind: type) -> Any:
@@ -236,7 +249,9 @@ class _Resolver:
             return value
         if kind is dict:
             return new
-        copied = value.copy()  # keeps what a subclass has of its own, such as a default factory
+        copied: Any = (
+            value.copy()
+        )  # keeps what a subclass has of its own, such as a default factory
         copied.clear()
         copied.update(new)
         return copied
@@ -245,16 +260,13 @@ class _Resolver:
         resolved = {name: self.resolve(item) for name, item in fields.items()}
         return {name: item for name, item in resolved.items() if item is not fields[name]}
 
-    @staticmethod
-    def _with_fields(value: Any, changed: Mapping[str, Any]) -> Any:
-        if not changed:
-            return value
-        copied = object.__new__(type(value))
-        for each in dataclasses.fields(value):
-            if hasattr(value, each.name):
-                item = changed.get(each.name, getattr(value, each.name))
-                object.__setattr__(copied, each.name, item)
-        for name, item in getattr(value, "__dict__", {}).items():
-            if name not in changed:
-                object.__setattr__(copied, name, item)
-        return copied
+
+def _with_fields(value: Any, names: Iterable[str], changed: Mapping[str, Any]) -> Any:
+    """A copy of a dataclass instance, frozen ones included, with these fields changed."""
+    if not changed:
+        return value
+    copied: Any = object.__new__(value.__class__)
+    kept = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    for name, item in {**getattr(value, "__dict__", {}), **kept, **changed}.items():
+        object.__setattr__(copied, name, item)
+    return copied

@@ -1,5 +1,8 @@
 """Direct calls in whatever context they are made: inside a flow, or on their own."""
 
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
 from __future__ import annotations
 
 import sys
@@ -8,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anabranch.clock import SystemClock
-from anabranch.context import FlowRunContext, RunContext, TaskRunContext
+from anabranch.context import EngineContext, FlowRunContext, RunContext, TaskRunContext
 from anabranch.engine import direct
 from anabranch.engine.direct import Arguments
 from anabranch.engine.engine import Engine
@@ -19,17 +22,6 @@ from anabranch.logging import prints_logged
 from anabranch.settings import load_settings
 
 
-class _AloneContext(RunContext):
-    """Around a task that was called outside of any flow."""
-
-    __slots__ = ("engine", "open_flow")
-
-    def __init__(self, engine: Engine, open_flow: OpenFlow, tags: frozenset[str]) -> None:
-        super().__init__(tags)
-        self.engine = engine
-        self.open_flow = open_flow
-
-
 @contextmanager
 def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, RunContext]]:
     """The flow's engine; for a task called on its own, one that lives as long as the call."""
@@ -38,7 +30,7 @@ def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, 
             yield context.engine, context
         return
     engine = Engine(SystemClock(), grace=load_settings().cancel_grace)
-    alone = _AloneContext(engine, OpenFlow(None, None, None), context.tags)
+    alone = EngineContext(engine, OpenFlow(None, None, None), context.tags)
     try:
         with prints_logged(bool(spec.log_prints)):
             yield engine, alone
@@ -48,6 +40,9 @@ def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, 
 
 def call(context: RunContext, spec: TaskSpec, arguments: Arguments, return_state: bool) -> Any:
     """Run a sync task in this thread; its value, or its state."""
+    if context.engine is not None and not spec.log_prints:  # the usual case, which has to be quick
+        run = direct.call(context.engine, context, spec, arguments)
+        return run.state if return_state else run._settled_result()
     with _engine_for(context, spec) as (engine, its_context):
         run = direct.call(engine, its_context, spec, arguments)
     return run.state if return_state else run.result()

@@ -25,7 +25,12 @@ from anabranch.engine.dependencies import Search, find_blockers, needs_search, r
 from anabranch.engine.publisher import Publisher
 from anabranch.engine.submission import OpenFlow, Submission, named
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
-from anabranch.errors import FinishedFlowError, ForeignFutureError, RunTimedOut
+from anabranch.errors import (
+    FinishedFlowError,
+    ForeignFutureError,
+    FutureCycleError,
+    RunTimedOut,
+)
 from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import Done, Links, TaskFuture, make_state, outcome_exception, outcome_state
@@ -93,7 +98,7 @@ class Engine:
         `UnsupportedOptionError` for what the runner cannot do.
         """
         context = context or current_context()
-        open_flow: OpenFlow = context.open_flow  # pyright: ignore[reportAttributeAccessIssue]  # tasks look first
+        open_flow: OpenFlow = context.open_flow
         carrier = runner or open_flow.runner
         assert carrier is not None  # tasks look first
         if spec.special and runner is None and spec not in open_flow.accepted:
@@ -106,7 +111,7 @@ class Engine:
         runs: list[Run] = []
         first = submission.scope.first_key
         for start in range(0, len(inputs), CHUNK):
-            chunk = [
+            chunk: list[Run] = [
                 TaskFuture(submission, first + start + n, args)
                 for n, args in enumerate(inputs[start : start + CHUNK])
             ]
@@ -190,41 +195,52 @@ class Engine:
     def _submit_chunk(
         self, submission: Submission, chunk: list[Run], common: Search | None
     ) -> None:
+        if common is None and not submission.kwargs_each and not _any_needs_search(chunk):
+            self._take(submission, chunk, chunk, ())
+            return
+        plain: list[Run] = []
         linked: list[tuple[Run, Mapping[Run, bool]]] = []
-        broken: list[tuple[Run, BaseException]] = []
-        plain = chunk
-        if common is not None or submission.kwargs_each or _any_needs_search(chunk):
-            plain = []
-            for run in chunk:
-                try:
-                    search = self._search(submission, run, common)
-                except (ValueError, RecursionError) as error:
-                    if isinstance(error, ForeignFutureError):
-                        raise
-                    broken.append((run, error))
-                    search = Search("")
-                if search is None:
-                    plain.append(run)
-                else:
-                    run._links = Links()
-                    run._links.search = True
-                    linked.append((run, search.blockers))
+        broken: list[Outcome] = []
+        for run in chunk:
+            try:
+                search = self._search(submission, run, common)
+            except (FutureCycleError, RecursionError) as error:
+                broken.append(_broken(run, error, self.clock.time()))
+                search = None
+            if search is None:
+                plain.append(run)
+            else:
+                run._links = Links()
+                run._links.search = True
+                linked.append((run, search.blockers))
+        self._take(submission, chunk, plain, linked, broken)
+
+    def _take(
+        self,
+        submission: Submission,
+        chunk: Sequence[Run],
+        plain: Sequence[Run],
+        linked: Sequence[tuple[Run, Mapping[Run, bool]]],
+        broken: Sequence[Outcome] = (),
+    ) -> None:
+        """Tell the tracker of new runs; those with broken arguments are plain ones that fail."""
         commands = Commands()
-        now = self.clock.time()
         with self._lock:
             if submission.group.closing:
                 raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
             if self.publisher.submissions and submission.visible:
-                self.publisher.emit((TaskRunsSubmitted(chunk, now),))
+                self.publisher.emit((TaskRunsSubmitted(chunk, self.clock.time()),))
             if plain:
                 self._tracker.submitted(plain, commands)
-            for run, blockers in linked:
-                self._tracker.submitted_linked(run, blockers, now, commands)
-        failed = {run for run, _ in broken}
-        if failed:
-            commands.launches = [run for run in commands.launches if run not in failed]
+            if linked:
+                now = self.clock.time()
+                for run, blockers in linked:
+                    self._tracker.submitted_linked(run, blockers, now, commands)
+        if broken:
+            keys = {outcome.key for outcome in broken}
+            commands.launches = [run for run in commands.launches if run._key not in keys]
+            self.finished(broken)
         self._carry_out(commands)
-        self.finished([_broken(run, error, now) for run, error in broken])
         self.publisher.back_pressure()
 
     def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
@@ -426,7 +442,7 @@ class Engine:
         if waiter.done:
             return True
         refuse_deadlock(futures)
-        open_flow: OpenFlow | None = getattr(current_context(), "open_flow", None)
+        open_flow: OpenFlow | None = current_context().open_flow
         if open_flow is None or open_flow.runner is None:
             return waiter.wait(timeout)
         outer = open_flow.parent
@@ -452,7 +468,7 @@ class Engine:
     def lending(self) -> Generator[None]:
         """Give up the slots that the calling code holds, for the length of a wait."""
         with ExitStack() as lent:
-            open_flow: OpenFlow | None = getattr(current_context(), "open_flow", None)
+            open_flow: OpenFlow | None = current_context().open_flow
             last = None
             while open_flow is not None:
                 if open_flow.runner is not None and open_flow.runner is not last:

@@ -124,7 +124,7 @@ class Tracker:
 
     def submitted(self, runs: Sequence[Run], commands: Commands) -> None:
         """New runs of one submission that wait for nothing."""
-        shared: Any = runs[0]._shared
+        shared = _shared(runs[0])
         shared.group.unsettled += len(runs)
         self.live.update((run._key, run) for run in runs)
         if shared.spec.resources:
@@ -141,7 +141,7 @@ class Tracker:
         self, run: Run, blockers: Mapping[Run, bool], at: float, commands: Commands
     ) -> None:
         """A new run that waits for others; for each, whether its failure is allowed."""
-        shared: Any = run._shared
+        shared = _shared(run)
         shared.group.unsettled += 1
         shared.tally.counts[WAITING] += 1
         self.live[run._key] = run
@@ -163,7 +163,7 @@ class Tracker:
             return
         self._move(run, RUNNING)
         self._told(run, RUNNING, at, None, commands)
-        spec = run._shared.spec  # pyright: ignore[reportAttributeAccessIssue]  # a Submission
+        spec = _shared(run).spec
         if spec.timeout is not None:
             commands.timers.append(Timer(run, attempt, TIMED_OUT, spec.timeout))
         if "on_running" in spec.hooks:
@@ -259,7 +259,7 @@ class Tracker:
 
     def members(self, group: Group) -> list[Run]:
         """The unsettled runs of a group and of those below it."""
-        return [run for run in self.live.values() if run._shared.group.within(group)]  # pyright: ignore[reportAttributeAccessIssue]  # a Submission
+        return [run for run in self.live.values() if _shared(run).group.within(group)]
 
     # -- what they come to ------------------------------------------------------------------------
 
@@ -281,7 +281,7 @@ class Tracker:
             self._ready(run, commands)
 
     def _ready(self, run: Run, commands: Commands) -> None:
-        shared: Any = run._shared
+        shared = _shared(run)
         admission: Admission | None = shared.admission
         if admission is not None and shared.spec.resources and not admission.enter(run):
             self._move(run, SLOT_WAIT)
@@ -293,7 +293,7 @@ class Tracker:
         commands.launches.append(run)
 
     def _leave_slot(self, run: Run, commands: Commands) -> None:
-        shared: Any = run._shared
+        shared = _shared(run)
         if shared.spec.resources and shared.admission is not None:
             for next_run in shared.admission.leave(run):
                 self._start(next_run, commands)
@@ -336,7 +336,7 @@ class Tracker:
     def _close(self, run: Run, outcome: Outcome, commands: Commands) -> None:
         """Put a run into its last phase."""
         del self.live[run._key]
-        shared: Any = run._shared
+        shared = _shared(run)
         if shared.spec.resources and run._phase == SLOT_WAIT:
             shared.admission.give_up(run)
         elif shared.spec.resources and run._phase in (QUEUED, RUNNING, CANCELLING):
@@ -361,11 +361,11 @@ class Tracker:
     def _after(self, run: Run, outcome: Outcome, commands: Commands) -> None:
         """What a completed run owes besides: its slot, and its hooks."""
         self._leave_slot(run, commands)
-        if "on_completion" in run._shared.spec.hooks:  # pyright: ignore[reportAttributeAccessIssue]  # a Submission
+        if "on_completion" in _shared(run).spec.hooks:
             commands.hooks.append((run, "on_completion", outcome))
 
     def _move(self, run: Run, phase: int) -> None:
-        counts = run._shared.tally.counts  # pyright: ignore[reportAttributeAccessIssue]  # a Submission
+        counts = _shared(run).tally.counts
         counts[run._phase] -= 1
         counts[phase] += 1
         run._phase = phase
@@ -373,8 +373,13 @@ class Tracker:
     def _told(
         self, run: Run, phase: int, at: float, outcome: Outcome | None, commands: Commands
     ) -> None:
-        if phase in self._wanted and run._shared.visible:  # pyright: ignore[reportAttributeAccessIssue]  # a Submission
+        if phase in self._wanted and _shared(run).visible:
             commands.changes.append(TaskRunChanged(run, phase, at, outcome))
+
+
+def _shared(run: Run) -> Any:
+    """The run's submission, which stands above this room."""
+    return run._shared
 
 
 def unstarted(run: Run, phase: int, at: float, message: str) -> Outcome:

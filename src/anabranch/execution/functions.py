@@ -25,7 +25,7 @@ def function_kind(fn: Callable[..., Any]) -> int:
     while hasattr(target, "func") and callable(target.func):
         target = target.func
     if not (inspect.isroutine(target) or inspect.isclass(target)):
-        target = getattr(type(target), "__call__", target)  # noqa: B004  # wanted: the method itself
+        target = getattr(target.__class__, "__call__", target)  # noqa: B004  # wanted: the method itself
     if inspect.isasyncgenfunction(target):
         return ASYNC_GENERATOR
     if inspect.iscoroutinefunction(target):

@@ -98,16 +98,13 @@ def run_interruptibly(
     clock = time.perf_counter()
     with Interruptible() as interruptible:
         running[place] = interruptible
-        outcome = None
         try:
             listener.started(*place)
             outcome = run_call(call)
-        except Interrupt as interrupt:
+        except Interrupt as interrupt:  # it came after the task's own code had ended
             outcome = failure(call, interrupt, started, time.perf_counter() - clock)
-        finally:
-            arrived = outcome is not None and isinstance(outcome.value, Interrupt)
-            interruptible.settle(arrived)
-            del running[place]
+        interruptible.settle(isinstance(outcome.value, Interrupt))
+        del running[place]
     return outcome
 
 

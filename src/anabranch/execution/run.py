@@ -59,10 +59,10 @@ async def run_call_async(call: Call) -> Outcome:
     started = time()
     clock = perf_counter()
     try:
-        value = spec.fn(*call.args, **call.kwargs)
+        value: Any = spec.fn(*call.args, **call.kwargs)
         value = await (collected(value) if spec.kind == ASYNC_GENERATOR else value)
         if type(value) in _SPECIAL:
-            if isinstance(value, TaskFuture | FutureList):
+            if type(value) in (TaskFuture, FutureList):
                 value = await value
             return _special(call, value, started, clock)
     except BaseException as error:
@@ -108,12 +108,12 @@ def drive_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def _special(call: Call, value: Any, started: float, clock: float) -> Outcome:
     """A task that returned a state ends in it; one that returned futures, with their results."""
-    if isinstance(value, TaskFuture | FutureList):
+    if type(value) in (TaskFuture, FutureList):
         value = value.result()
     seconds = perf_counter() - clock
     if not isinstance(value, State):
         return Outcome(call.key, call.attempt, COMPLETED, value, started, seconds)
-    state: State[Any] = value
+    state: State[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a state of any result
     phase = _STATE_PHASES.get(state.type, FAILED)
     return Outcome(
         call.key, call.attempt, phase, state.data, started, seconds, state.message, state.name

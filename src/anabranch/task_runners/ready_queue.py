@@ -21,13 +21,16 @@ class ReadyQueue:
         self._order: list[int] = [0]
 
     def __bool__(self) -> bool:
-        return any(self._by_priority.values())
+        return bool(self._plain) or (len(self._order) > 1 and any(self._by_priority.values()))
 
     def __len__(self) -> int:
         return sum(map(len, self._by_priority.values()))
 
     def put(self, calls: Sequence[Call]) -> None:
         """Add calls of one submission or of several."""
+        if len(calls) == 1 and not calls[0].spec.priority:
+            self._plain[calls[0].key] = calls[0]
+            return
         if len(self._order) == 1 and not any(call.spec.priority for call in calls):
             self._plain.update((call[0], call) for call in calls)
             return
@@ -40,6 +43,8 @@ class ReadyQueue:
 
     def take(self) -> Call | None:
         """The next call, or None."""
+        if len(self._order) == 1 and not self._plain:
+            return None
         for priority in self._order:
             queue = self._by_priority[priority]
             while queue:
