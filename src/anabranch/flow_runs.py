@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.clock import SystemClock
 from anabranch.context import FlowRunContext, RunContext, current, current_context
@@ -34,12 +34,12 @@ from anabranch.errors import (
     Terminated,
 )
 from anabranch.execution.interrupts import Interrupt, Interruptible
-from anabranch.futures import FutureList, TaskFuture, future_state
+from anabranch.futures import FutureList, TaskFuture, future_state, make_state
 from anabranch.logging import prints_logged, set_up_logging
-from anabranch.outcomes import COMPLETED, PHASE_STATES, SETTLED
+from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
 from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
-from anabranch.states import Cancelled, Completed, Failed, Retrying, Running, State, TimedOut
+from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
 from anabranch.task_runners import task_runner
 from anabranch.waiting import Waiter
@@ -48,8 +48,7 @@ if TYPE_CHECKING:
     from anabranch.flows import Flow
 
 
-@dataclass(frozen=True, slots=True)
-class RunFunction:
+class RunFunction(NamedTuple):
     """Wait for the user's function."""
 
     context: Context
@@ -59,22 +58,19 @@ class RunFunction:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
+class Join(NamedTuple):
     """Wait until no run of the flow is unsettled."""
 
     open_flow: OpenFlow
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(NamedTuple):
     """Wait for these futures."""
 
     futures: list[TaskFuture[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """Wait so many seconds."""
 
     seconds: float
@@ -112,8 +108,8 @@ def steps(
         log_prints = current_context().log_prints if flow.log_prints is None else flow.log_prints
         lifetimes.enter_context(prints_logged(log_prints))
         open_flow = OpenFlow(flow_run, runner, parent, log_prints)
-        engine.tell(flow_run, Running())
-        flow.call_hooks(engine, "on_running", flow_run, Running())
+        engine.tell(flow_run, make_state(RUNNING))
+        flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
         left = runner.abandoned() if own is not None or parent is None else []
         if left:
@@ -186,7 +182,7 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
         )
     if returned:
         value = resolve(value)
-    return Completed(data=value, message=_failures_message(open_flow))
+    return make_state(COMPLETED, _failures_message(open_flow), value)
 
 
 def _states_in(value: Any) -> list[State[Any]]:
@@ -419,12 +415,12 @@ async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mappin
 # -- Ctrl-C and SIGTERM ---------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Told:
     """Which signal came; `again` once the flow has begun to end because of it."""
 
-    signal: int | None = None
-    again: bool = False
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.again = False
 
 
 def _exception_for(number: int) -> BaseException:

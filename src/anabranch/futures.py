@@ -32,7 +32,7 @@ from anabranch.outcomes import (
     Outcome,
 )
 from anabranch.runs import TaskRun
-from anabranch.states import State, StateDetails, StateType
+from anabranch.states import State, StateDetails, StateType, known_state
 from anabranch.waiting import Waiter
 
 R = TypeVar("R", covariant=True)
@@ -243,12 +243,12 @@ def make_state(
     fields: dict[str, Any] = {}
     if at is not None:
         fields["timestamp"] = dt.datetime.fromtimestamp(at, dt.UTC)
-    return State(
-        type=StateType(type_name),
-        name=state_name or name,
+    return known_state(
+        StateType(type_name),
+        state_name or name,
         message=message,
         data=data,
-        state_details=StateDetails(task_run_id=task_run_id),
+        state_details=StateDetails.model_construct(task_run_id=task_run_id),
         **fields,
     )
 

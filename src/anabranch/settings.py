@@ -6,7 +6,6 @@ A process that sets none pays for none: the readers load where there is somethin
 from __future__ import annotations
 
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +20,7 @@ PREFIX = "ANABRANCH_"
 class Settings(BaseModel):
     """What can be set. Times are in seconds."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".anabranch")
     """Where config.toml is looked for."""
@@ -49,7 +48,7 @@ def load_settings() -> Settings:
                 value = value.upper()
             given[name] = value, f"the environment variable {PREFIX}{name.upper()}"
     if not given:
-        return Settings()
+        return Settings.model_construct()  # the defaults, unchecked
     try:
         return Settings(**{name: value for name, (value, _) in given.items()})
     except ValidationError as error:
@@ -66,6 +65,8 @@ def _table(path: Path, containing: str = "") -> dict[str, Any]:
         return {}
     if containing not in text:
         return {}
+    import tomllib  # only where there is something to read
+
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

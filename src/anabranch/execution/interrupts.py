@@ -6,7 +6,6 @@ the exception is raised at the next line of Python.
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 import time
@@ -57,6 +56,8 @@ class Interruptible:
             if self._by_signal and _SIGNAL is not None:
                 signal.pthread_kill(self._thread, _SIGNAL)
             else:
+                import ctypes  # slow to load, and rarely needed
+
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(
                     ctypes.c_ulong(self._thread), ctypes.py_object(Interrupt)
                 )
