@@ -310,8 +310,7 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                 except BaseException as raised:
                     error = raised
                     told.again = isinstance(raised, Interrupted | Terminated)
-    if isinstance(state.data, Interrupted | Terminated):
-        raise state.data
+    _leave_as_told(state)
     return state
 
 
@@ -373,7 +372,8 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                         error = _exception_for(told.signal)
                         task.uncancel()
                         told.again = True
-    if isinstance(state.data, Interrupted | Terminated | asyncio.CancelledError):
+    _leave_as_told(state)
+    if isinstance(state.data, asyncio.CancelledError):
         raise state.data
     return state
 
@@ -421,6 +421,14 @@ class Told:
     def __init__(self) -> None:
         self.signal: int | None = None
         self.again = False
+
+
+def _leave_as_told(state: State[Any]) -> None:
+    """After the run is recorded, the signal has the effect that it has without us."""
+    if isinstance(state.data, Interrupted):
+        raise KeyboardInterrupt from None
+    if isinstance(state.data, Terminated):
+        raise SystemExit(state.data.code) from None
 
 
 def _exception_for(number: int) -> BaseException:

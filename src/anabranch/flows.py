@@ -30,7 +30,7 @@ from anabranch.task_runners import TaskRunner, task_runner
 from anabranch.tasks import checked_timeout
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 S = TypeVar("S")
 

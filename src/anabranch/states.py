@@ -164,7 +164,8 @@ class StateGroup:
 def known_state(kind: StateType, name: str, **fields: Any) -> State[Any]:
     """A state whose fields are known to fit: not checked, and so without the 25 ms that pydantic
     takes to build its first validator."""
-    return State.model_construct(type=kind, name=name, **fields)
+    made: Any = State.model_construct(type=kind, name=name, **fields)  # pyright: ignore[reportUnknownVariableType]  # of any result
+    return made
 
 
 def _state(kind: StateType, name: str, fields: dict[str, Any]) -> State[Any]:

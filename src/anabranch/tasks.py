@@ -33,7 +33,7 @@ from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
 
 P = ParamSpec("P")
-R = TypeVar("R")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -168,7 +168,17 @@ class Task(Generic[P, R]):
             return future.state
         return future
 
-    def map(self, *args: Any, **kwargs: Any) -> FutureList[Any]:
+    @overload
+    def map(
+        self: Task[Any, Coroutine[Any, Any, T]], *args: Any, **kwargs: Any
+    ) -> FutureList[T]: ...
+    @overload
+    def map(
+        self: Task[Any, Generator[T, Any, Any]], *args: Any, **kwargs: Any
+    ) -> FutureList[list[T]]: ...
+    @overload
+    def map(self: Task[Any, T], *args: Any, **kwargs: Any) -> FutureList[T]: ...
+    def map(self: Task[Any, Any], *args: Any, **kwargs: Any) -> Any:
         """One call for each item of the arguments that can be mapped over, side by side.
 
         Lists, tuples, sets, ranges, iterators, arrays and `FutureList`s are mapped over; text,

@@ -83,6 +83,7 @@ class OpenInline(OpenRunnerBase):
             finally:
                 self._own.delivering = None
             if isinstance(outcome.value, Interrupted | Terminated):
+                self._inbox.finished([not_begun(each) for each in calls])
                 raise outcome.value  # meant for the flow, whose thread this is
 
     def _run_left(self) -> None:

@@ -1,0 +1,152 @@
+"""A task that does next to nothing, on each runner, beside what the runner is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import anyio
+from rich.console import Console
+from rich.table import Table
+
+from anabranch import flow, task
+
+
+def bare(x: int) -> int:
+    return x + 1
+
+
+async def bare_async(x: int) -> int:
+    return x + 1
+
+
+inc = task(bare)
+inc_async = task(bare_async)
+
+
+@task
+def parent(x: int) -> int:
+    return inc.submit(x).result()
+
+
+@flow
+def mapped(count: int) -> int:
+    return sum(inc.map(range(count)).result())
+
+
+@flow
+def submitted(count: int) -> int:
+    futures = [inc.submit(n) for n in range(count)]
+    return sum(future.result() for future in futures)
+
+
+@flow
+def called(count: int) -> int:
+    return sum(inc(n) for n in range(count))
+
+
+@flow
+def one_by_one(count: int) -> int:
+    return sum(inc.submit(n).result() for n in range(count))
+
+
+@flow
+def parents(count: int) -> int:
+    return sum(parent.map(range(count)).result())
+
+
+@flow(task_runner="asyncio")
+async def mapped_async(count: int) -> int:
+    return sum(await inc_async.map(range(count)))
+
+
+@flow(task_runner="asyncio")
+async def submitted_async(count: int) -> int:
+    futures = [inc_async.submit(n) for n in range(count)]
+    return sum([await future for future in futures])
+
+
+def thread_pool(count: int) -> int:
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(bare, n) for n in range(count)]
+        return sum(future.result() for future in futures)
+
+
+def thread_pool_one_by_one(count: int) -> int:
+    with ThreadPoolExecutor(8) as pool:
+        return sum(pool.submit(bare, n).result() for n in range(count))
+
+
+def task_group(count: int) -> int:
+    async def run() -> None:
+        async with anyio.create_task_group() as group:
+            for n in range(count):
+                group.start_soon(bare_async, n)
+
+    anyio.run(run)
+    return count * (count + 1) // 2
+
+
+def process_pool(count: int) -> int:
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+        futures = [pool.submit(bare, n) for n in range(count)]
+        return sum(future.result() for future in futures)
+
+
+Run = Callable[[int], int]
+
+
+def overhead(tasks: int, rounds: int) -> None:
+    """Print the table: each row's two sides alternate, so that noise hits both."""
+    logging.getLogger("anabranch").setLevel("ERROR")
+    threads = "ThreadPoolExecutor(8)"
+    processes = mapped.with_options(task_runner="processes?max_workers=2")
+    each = submitted.with_options(task_runner="processes?max_workers=2")
+    pool = "ProcessPoolExecutor(2)"
+    rows: list[tuple[str, Run, str, Run, float, int]] = [
+        ("threads: map", mapped, threads, thread_pool, 0.5, tasks),
+        ("threads: submit", submitted, threads, thread_pool, 1.0, tasks),
+        ("direct calls", called, threads, thread_pool, 0.7, tasks),
+        ("threads: submit, result, ...", one_by_one, threads, thread_pool_one_by_one, 1.5, tasks // 4),
+        ("threads: parents that block", parents, threads, thread_pool, 2.0, tasks // 4),
+        ("asyncio: map", lambda n: asyncio.run(mapped_async(n)), "anyio task group", task_group, 0.4, tasks),
+        ("asyncio: submit", lambda n: asyncio.run(submitted_async(n)), "anyio task group", task_group, 0.6, tasks),
+        ("processes: map", processes, pool, process_pool, 1.0, tasks // 4),
+        ("processes: submit", each, pool, process_pool, 1.0, tasks // 4),
+    ]  # fmt: skip
+    table = Table(title=f"{tasks:,} tasks of x + 1, medians of {rounds} alternations")
+    for column in ("what", "µs a task", "beside", "µs a task", "ratio", "target", ""):
+        table.add_column(column, justify="left" if column in ("what", "beside", "") else "right")
+    console = Console()
+    with console.status("measuring") as status:
+        for name, ours, other_name, other, target, count in rows:
+            status.update(f"measuring {name}")
+            ours(100)
+            pairs = [
+                (_microseconds(other, count), _microseconds(ours, count)) for _ in range(rounds)
+            ]
+            ratio = statistics.median(mine / theirs for theirs, mine in pairs)
+            table.add_row(
+                name,
+                f"{statistics.median(mine for _, mine in pairs):.1f}",
+                other_name,
+                f"{statistics.median(theirs for theirs, _ in pairs):.1f}",
+                f"{ratio:.2f}",
+                f"{target:.1f}",
+                "met" if ratio <= target else "MISSED",
+            )
+    console.print(table)
+
+
+def _microseconds(run: Run, count: int) -> float:
+    started = time.perf_counter()
+    result = run(count)
+    seconds = time.perf_counter() - started
+    if result != count * (count + 1) // 2:
+        raise AssertionError(f"wrong answer: {result}")
+    return seconds / count * 1e6
