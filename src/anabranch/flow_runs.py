@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -41,6 +42,7 @@ from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
+from anabranch.subscribers.progress import progress_display
 from anabranch.task_runners import task_runner
 from anabranch.waiting import Waiter
 
@@ -105,6 +107,8 @@ def steps(
         else:
             chosen = task_runner(own or load_settings().task_runner)
             runner = lifetimes.enter_context(chosen.open(engine, loop))
+            engine.runners.append(runner)
+            lifetimes.callback(engine.runners.remove, runner)
         log_prints = current_context().log_prints if flow.log_prints is None else flow.log_prints
         lifetimes.enter_context(prints_logged(log_prints))
         open_flow = OpenFlow(flow_run, runner, parent, log_prints)
@@ -284,8 +288,10 @@ def engine_for(context: RunContext) -> Generator[Engine]:
     settings = load_settings()
     set_up_logging(settings.logging_level)
     engine = Engine(SystemClock(), [LogSubscriber()], settings.cancel_grace)
+    shows = settings.progress and sys.stderr.isatty()
     try:
-        yield engine
+        with progress_display(engine.progress, shows):
+            yield engine
     finally:
         engine.close()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -47,6 +48,7 @@ from anabranch.outcomes import (
 )
 from anabranch.runs import FlowRun, id_prefix, run_id
 from anabranch.states import State
+from anabranch.subscribers.progress import TaskProgress
 from anabranch.task_runners.base import OpenRunner, refuse_unsupported
 from anabranch.waiting import Waiter
 
@@ -74,7 +76,9 @@ class Engine:
         self._lock = threading.Lock()
         self._tracker = Tracker(self.publisher.phases)
         self._next_key = 1
+        self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
         self._next_index: dict[str, int] = {}
+        self._tallies: dict[str, Tally] = {}
 
     # -- calls go down ------------------------------------------------------------------------------
 
@@ -153,7 +157,7 @@ class Engine:
             self._next_key += count
             index = self._next_index.get(spec.name, 0)
             self._next_index[spec.name] = index + count
-            tally = open_flow.group.tally(spec.key, spec.name) if visible else Tally(spec.name)
+            tally = self._tally(spec) if visible else Tally(spec.name)
         scope = Scope(
             self,
             open_flow,
@@ -178,6 +182,12 @@ class Engine:
             tally,
             visible,
         )
+
+    def _tally(self, spec: TaskSpec) -> Tally:
+        tally = self._tallies.get(spec.name)
+        if tally is None:
+            tally = self._tallies[spec.name] = Tally(spec.name)
+        return tally
 
     def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
         """The futures that all runs of a submission wait for."""
@@ -556,6 +566,26 @@ class Engine:
         """Take no more runs into this flow."""
         with self._lock:
             open_flow.group.closing = True
+
+    def progress(self) -> list[TaskProgress]:
+        """Counts by task, in the order in which the tasks came up."""
+        with self._lock:
+            tallies = [(tally.name, list(tally.counts)) for tally in self._tallies.values()]
+        running: Counter[str] = Counter()
+        for key, _ in (place for runner in list(self.runners) for place in runner.running()):
+            run = self._tracker.live.get(key)
+            if run is not None:
+                running[_shared(run).spec.name] += 1
+        return [
+            TaskProgress(
+                name,
+                sum(counts),
+                running[name],
+                counts[COMPLETED],
+                sum(counts[SETTLED:]) - counts[COMPLETED],
+            )
+            for name, counts in tallies
+        ]
 
     def close(self) -> None:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""

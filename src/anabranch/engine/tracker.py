@@ -56,7 +56,7 @@ class Group:
     counts them all.
     """
 
-    __slots__ = ("closing", "failed", "failures", "parent", "tallies", "unsettled", "waiters")
+    __slots__ = ("closing", "failed", "failures", "parent", "unsettled", "waiters")
 
     FAILED_KEPT = 100
 
@@ -67,12 +67,6 @@ class Group:
         self.failures = 0
         self.failed: list[Run] = []
         self.waiters: list[Callable[[], None]] = []
-        self.tallies: dict[str, Tally] = {}
-
-    def tally(self, task_key: str, name: str) -> Tally:
-        if task_key not in self.tallies:
-            self.tallies[task_key] = Tally(name)
-        return self.tallies[task_key]
 
     def within(self, group: Group) -> bool:
         """Whether this is that group or below it."""
