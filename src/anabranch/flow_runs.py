@@ -36,7 +36,7 @@ from anabranch.errors import (
 )
 from anabranch.execution.interrupts import Interrupt, Interruptible
 from anabranch.futures import FutureList, TaskFuture, future_state, make_state
-from anabranch.logging import prints_logged, set_up_logging
+from anabranch.logging import set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
 from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
@@ -110,7 +110,8 @@ def steps(
             engine.runners.append(runner)
             lifetimes.callback(engine.runners.remove, runner)
         log_prints = current_context().log_prints if flow.log_prints is None else flow.log_prints
-        lifetimes.enter_context(prints_logged(log_prints))
+        if log_prints:
+            engine.log_prints()
         open_flow = OpenFlow(flow_run, runner, parent, log_prints)
         engine.tell(flow_run, make_state(RUNNING))
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
@@ -316,7 +317,7 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                 except BaseException as raised:
                     error = raised
                     told.again = isinstance(raised, Interrupted | Terminated)
-    _leave_as_told(state)
+    _leave_as_told(state, context)
     return state
 
 
@@ -378,7 +379,7 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                         error = _exception_for(told.signal)
                         task.uncancel()
                         told.again = True
-    _leave_as_told(state)
+    _leave_as_told(state, context)
     if isinstance(state.data, asyncio.CancelledError):
         raise state.data
     return state
@@ -429,8 +430,10 @@ class Told:
         self.again = False
 
 
-def _leave_as_told(state: State[Any]) -> None:
-    """After the run is recorded, the signal has the effect that it has without us."""
+def _leave_as_told(state: State[Any], context: RunContext) -> None:
+    """After the root run is recorded, a signal has the effect that it has without us."""
+    if isinstance(state.data, Interrupted | Terminated) and context.engine is not None:
+        raise state.data  # the flow around this one has to see it too
     if isinstance(state.data, Interrupted):
         raise KeyboardInterrupt from None
     if isinstance(state.data, Terminated):
@@ -456,7 +459,7 @@ def _signals(context: RunContext, tell: Callable[[int], object]) -> Generator[To
 
     def handle(number: int, _: Any) -> None:
         if told.signal is not None and told.again:
-            raise _exception_for(number)
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
         if told.signal is None:
             told.signal = number
             tell(number)

@@ -80,12 +80,9 @@ _print = builtins.print
 
 
 @contextmanager
-def prints_logged(wanted: bool) -> Generator[None]:
+def prints_logged() -> Generator[None]:
     """While the block runs, `print` in runs with `log_prints` goes to their logger."""
     global _print, _patched
-    if not wanted:
-        yield
-        return
     with _patching:
         if not _patched:
             _print = builtins.print

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,18 @@ class Parameters:
             return self._validator.validate_python(ArgsKwargs(args, dict(kwargs)))
         except ValidationError as error:
             problems = "\n".join(
-                f"  {'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r:.100}"
+                f"  {self._place(each['loc'])}: {each['msg']}, got {each['input']!r:.100}"
                 for each in error.errors()
             )
             raise ParameterTypeError(self._name, problems) from None
+
+    def _place(self, location: tuple[int | str, ...]) -> str:
+        """Where a problem is, such as `sizes[1]`; pydantic numbers positional arguments."""
+        first, *rest = location or ("arguments",)
+        names = list(self.signature.parameters)
+        if isinstance(first, int):
+            first = names[min(first, len(names) - 1)]
+        return first + "".join(f"[{part!r}]" for part in rest)
 
 
 def _validator(fn: Callable[..., Any], signature: inspect.Signature) -> TypeAdapter[Bound]:
@@ -71,12 +80,15 @@ def _validator(fn: Callable[..., Any], signature: inspect.Signature) -> TypeAdap
 
     plain = [each.replace() for each in signature.parameters.values()]
     capture.__signature__ = signature.replace(parameters=plain)  # pyright: ignore[reportFunctionMemberAccess]  # what inspect.signature reads
-    annotations = dict(inspect.get_annotations(inspect.unwrap(fn)))
+    plain_fn: Any = inspect.unwrap(fn)
+    while isinstance(plain_fn, functools.partial):  # a method bound to its object
+        plain_fn = inspect.unwrap(plain_fn.func)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # any function
+    annotations = dict(inspect.get_annotations(plain_fn))
     annotations.pop("return", None)
     capture.__annotations__ = {
         name: each for name, each in annotations.items() if name in signature.parameters
     }
-    capture.__module__ = fn.__module__
+    capture.__module__ = plain_fn.__module__
     capture.__name__ = getattr(fn, "__name__", "flow")
     capture.__qualname__ = getattr(fn, "__qualname__", "flow")
     from pydantic import ConfigDict, TypeAdapter  # 15 ms that a flow without parameters saves

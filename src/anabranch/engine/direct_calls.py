@@ -18,32 +18,29 @@ from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
 from anabranch.errors import UnsupportedEventLoopError
 from anabranch.execution.calls import TaskSpec
-from anabranch.logging import prints_logged
 from anabranch.settings import load_settings
 
 
 @contextmanager
-def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, RunContext]]:
+def _engine_for(context: RunContext) -> Generator[tuple[Engine, RunContext]]:
     """The flow's engine; for a task called on its own, one that lives as long as the call."""
     if isinstance(context, FlowRunContext | TaskRunContext):
-        with prints_logged(bool(spec.log_prints)):
-            yield context.engine, context
+        yield context.engine, context
         return
     engine = Engine(SystemClock(), grace=load_settings().cancel_grace)
     alone = EngineContext(engine, OpenFlow(None, None, None), context.tags)
     try:
-        with prints_logged(bool(spec.log_prints)):
-            yield engine, alone
+        yield engine, alone
     finally:
         engine.close()
 
 
 def call(context: RunContext, spec: TaskSpec, arguments: Arguments, return_state: bool) -> Any:
     """Run a sync task in this thread; its value, or its state."""
-    if context.engine is not None and not spec.log_prints:  # the usual case, which has to be quick
+    if context.engine is not None:  # the usual case, which has to be quick
         run = direct.call(context.engine, context, spec, arguments)
         return run.state if return_state else run._settled_result()
-    with _engine_for(context, spec) as (engine, its_context):
+    with _engine_for(context) as (engine, its_context):
         run = direct.call(engine, its_context, spec, arguments)
     return run.state if return_state else run.result()
 
@@ -53,13 +50,13 @@ async def call_async(
 ) -> Any:
     """Run an async task on this loop; its value, or its state."""
     refuse_other_loops()
-    with _engine_for(context, spec) as (engine, its_context):
+    with _engine_for(context) as (engine, its_context):
         run = await direct.call_async(engine, its_context, spec, arguments)
     return run.state if return_state else run.result()
 
 
 def iterate(context: RunContext, spec: TaskSpec, arguments: Arguments) -> Iterator[Any]:
-    with _engine_for(context, spec) as (engine, its_context):
+    with _engine_for(context) as (engine, its_context):
         yield from direct.iterate(engine, its_context, spec, arguments)
 
 
@@ -67,7 +64,7 @@ async def iterate_async(
     context: RunContext, spec: TaskSpec, arguments: Arguments
 ) -> AsyncIterator[Any]:
     refuse_other_loops()
-    with _engine_for(context, spec) as (engine, its_context):
+    with _engine_for(context) as (engine, its_context):
         async for item in direct.iterate_async(engine, its_context, spec, arguments):
             yield item
 

@@ -35,6 +35,7 @@ from anabranch.errors import (
 from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import Done, Links, TaskFuture, make_state, outcome_exception, outcome_state
+from anabranch.logging import prints_logged
 from anabranch.outcomes import (
     CANCELLED,
     CANCELLING,
@@ -78,6 +79,8 @@ class Engine:
         self._next_key = 1
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
         self._next_index: dict[str, int] = {}
+        self._lifetimes = ExitStack()
+        self._logs_prints = False
         self._tallies: dict[str, Tally] = {}
 
     # -- calls go down ------------------------------------------------------------------------------
@@ -150,6 +153,9 @@ class Engine:
         visible: bool,
     ) -> Submission:
         parent = context.task_run
+        log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
+        if log_prints:
+            self.log_prints()
         with self._lock:
             if open_flow.group.closing:
                 raise FinishedFlowError(spec.name, open_flow.name)
@@ -164,7 +170,7 @@ class Engine:
             open_flow.flow_run,
             None if parent is None else parent.id,
             context.tags | spec.tags if spec.tags else context.tags,
-            open_flow.log_prints if spec.log_prints is None else spec.log_prints,
+            log_prints,
             self.prefix,
             key,
             index,
@@ -525,6 +531,13 @@ class Engine:
             open_flow.group.waiters.append(callback)
             return True
 
+    def log_prints(self) -> None:
+        """From here to the end, `print` in runs that ask for it goes to their loggers."""
+        with self._lock:
+            if not self._logs_prints:
+                self._logs_prints = True
+                self._lifetimes.enter_context(prints_logged())
+
     def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
         return flow_run.parameters
 
@@ -593,6 +606,7 @@ class Engine:
         self.callbacks.close()
         self.publisher.close()
         self.clock.close()
+        self._lifetimes.close()
 
 
 def _started_by(open_flow: OpenFlow, task_run_id: str) -> bool:

@@ -1,0 +1,269 @@
+"""Ctrl-C and SIGTERM while a flow runs, really sent to a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+RUNNERS = ["inline", "threads", "asyncio"]
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+EXIT_CODES = {signal.SIGINT: {-signal.SIGINT, 130}, signal.SIGTERM: {143}}
+WHY = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+GRACE = 1.0
+SLACK = 8.0  # a loaded machine's, for start and end of a process
+
+HEAD = """
+import asyncio, itertools, signal, sys, threading
+from anabranch import flow, task
+
+RUNNER = sys.argv[1]
+FOREVER = 3600
+said = itertools.count()
+
+def say(text):
+    sys.stdout.write(text + "\\n")
+    sys.stdout.flush()
+
+def ready():
+    if next(said) == 0:
+        say("ready")
+
+@task
+def stuck(n):
+    ready()
+    threading.Event().wait(FOREVER)
+
+@task
+async def stuck_async(n):
+    ready()
+    await asyncio.sleep(FOREVER)
+
+@task
+def quick(n):
+    ready()
+    return n
+
+def ended(its_flow, run, state):
+    say(f"hook {state.name} {state.message}")
+"""
+
+SYNC_MAP = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    stuck.map(range(100)).wait()
+
+census()
+say("went on")
+"""
+
+ASYNC_MAP = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+async def census():
+    await stuck_async.map(range(100))
+
+asyncio.run(census())
+say("went on")
+"""
+
+ASYNC_TASKS_IN_SYNC_FLOW = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    stuck_async.map(range(100)).wait()
+
+census()
+say("went on")
+"""
+
+SUBMITTING = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    for n in itertools.count():
+        quick.submit(n)
+
+census()
+say("went on")
+"""
+
+JOINING = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    stuck_async.map(range(20))
+
+census()
+say("went on")
+"""
+
+SUBFLOWS = """
+@flow
+def below():
+    stuck.map(range(10)).wait()
+
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    below()
+
+census()
+say("went on")
+"""
+
+CAUGHT = """
+before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    stuck_async.map(range(10)).wait()
+
+try:
+    census()
+except BaseException as error:
+    kinds = (KeyboardInterrupt, SystemExit)
+    say(f"caught {[each.__name__ for each in kinds if isinstance(error, each)]}")
+after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+say(f"put back {before == after}")
+
+@flow
+def again():
+    return quick.submit(5).result()
+
+say(f"again {again()}")
+"""
+
+
+@contextmanager
+def script(
+    tmp_path: Path, text: str, runner: str, grace: float = GRACE
+) -> Iterator[subprocess.Popen[str]]:
+    """The script, running, once it has said that it is ready."""
+    path = tmp_path / "script.py"
+    path.write_text(HEAD + text)
+    env = {
+        **os.environ,
+        "ANABRANCH_CANCEL_GRACE": str(grace),
+        "ANABRANCH_HOME": str(tmp_path),
+        "PYTHONWARNINGS": "default",
+    }
+    process = subprocess.Popen(
+        [sys.executable, str(path), runner],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line == "ready\n", line + process.communicate(timeout=30)[1]
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def end_of(process: subprocess.Popen[str], within: float) -> tuple[str, str, float]:
+    began = time.monotonic()
+    try:
+        out, err = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"still there after {within} s\n{out}\n{err}")
+    return out, err, time.monotonic() - began
+
+
+def check_cancelled(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    process.send_signal(number)
+    out, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode in EXIT_CODES[number], err
+    assert f"hook Cancelled Cancelled ({WHY[number]})." in out, err
+    assert "flow 'census': Cancelled" in err
+    assert "went on" not in out
+    assert "Exception ignored" not in err
+    assert "was never awaited" not in err
+    assert "Task was destroyed" not in err
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_during_a_map(tmp_path: Path, runner: str, number: signal.Signals) -> None:
+    with script(tmp_path, SYNC_MAP, runner) as process:
+        check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_during_a_map_of_an_async_flow(tmp_path: Path, runner: str, number: signal.Signals) -> None:
+    with script(tmp_path, ASYNC_MAP, runner) as process:
+        check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_during_async_tasks_of_a_sync_flow(tmp_path: Path, runner: str) -> None:
+    with script(tmp_path, ASYNC_TASKS_IN_SYNC_FLOW, runner) as process:
+        check_cancelled(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_while_the_flow_submits(tmp_path: Path, runner: str, number: signal.Signals) -> None:
+    with script(tmp_path, SUBMITTING, runner) as process:
+        check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_while_the_flow_joins_its_children(tmp_path: Path, number: signal.Signals) -> None:
+    with script(tmp_path, JOINING, "asyncio") as process:
+        check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_below_a_subflow(tmp_path: Path, runner: str) -> None:
+    with script(tmp_path, SUBFLOWS, runner) as process:
+        check_cancelled(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_caught_by_the_script_the_handlers_are_put_back(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with script(tmp_path, CAUGHT, "asyncio") as process:
+        process.send_signal(number)
+        out, err, _ = end_of(process, GRACE + SLACK)
+    caught = {signal.SIGINT: "KeyboardInterrupt", signal.SIGTERM: "SystemExit"}[number]
+    assert process.returncode == 0, err
+    assert f"caught ['{caught}']" in out
+    assert "put back True" in out
+    assert "again 5" in out
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_a_second_signal_leaves_now(tmp_path: Path, number: signal.Signals) -> None:
+    """The first is in its grace period, which would last far longer than the test allows."""
+    told = """
+from anabranch.events import FlowRunChanged
+import anabranch.engine.engine as engine
+cancel_flow = engine.Engine.cancel_flow
+def cancel_and_tell(self, open_flow):
+    result = cancel_flow(self, open_flow)
+    say("grace")
+    return result
+engine.Engine.cancel_flow = cancel_and_tell
+"""
+    with script(tmp_path, told + SYNC_MAP, "threads", grace=600) as process:
+        process.send_signal(number)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "grace\n"
+        process.send_signal(number)
+        _, err, took = end_of(process, SLACK)
+    assert process.returncode in EXIT_CODES[number], err
+    assert took < SLACK
