@@ -170,7 +170,7 @@ def test_a_parameter_of_the_wrong_type() -> None:
     text = str(caught.value)
     assert "Flow 'census'" in text
     assert "count: " in text and "'many'" in text
-    assert "sizes.1: " in text and "'x'" in text
+    assert "sizes[1]: " in text and "'x'" in text
     assert "validate_parameters=False" in text
 
 

@@ -84,9 +84,10 @@ class Shared(Protocol):
 class Links:
     """How a run hangs together with others."""
 
-    __slots__ = ("dependents", "left", "name", "search", "waiters", "worker_deaths")
+    __slots__ = ("blockers", "dependents", "left", "name", "search", "waiters", "worker_deaths")
 
     def __init__(self) -> None:
+        self.blockers: tuple[TaskFuture[Any], ...] = ()
         self.left = 0  # blockers that have not settled
         self.search = False  # whether its inputs hold futures or annotations
         self.dependents: list[tuple[TaskFuture[Any], bool]] = []

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from anabranch.engine.dependencies import find_blockers
 from anabranch.errors import WouldDeadlockError
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import SETTLED
@@ -36,10 +35,8 @@ def refuse_deadlock(futures: Sequence[TaskFuture[Any]]) -> None:
         shared: Any = future._shared
         if shared.runner.runs_on(loop):
             raise WouldDeadlockError(futures[0].name)
-        inputs = future._inputs
-        if future._links is not None and future._links.left and inputs is not None:
-            waits_for = find_blockers(future.name, inputs, shared.kwargs_of(future)).blockers
-            stack += [blocker for blocker in waits_for if blocker._phase < SETTLED]
+        if future._links is not None:
+            stack += [each for each in future._links.blockers if each._phase < SETTLED]
     if futures:
         warnings.warn(
             f"{futures[0].name!r} is waited for by blocking inside an async function, which stops "

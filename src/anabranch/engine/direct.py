@@ -229,7 +229,7 @@ def _next_attempt(engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]) -> Cal
     waiter = Waiter()
     mailbox.wake = waiter
     if engine.notify(run, waiter) and not mailbox.calls:
-        engine.wait(waiter, (), None)
+        engine.wait(waiter, (run,), None)
     mailbox.wake = None
     return mailbox.calls.popleft() if mailbox.calls else None
 

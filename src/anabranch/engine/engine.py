@@ -572,6 +572,8 @@ class Engine:
         if open_flow.runner is None:
             waiter.wait()
         else:
+            with self._lock:
+                refuse_deadlock(self._tracker.members(open_flow.group))
             with self.lending():
                 open_flow.runner.wait(waiter, (), None)
 

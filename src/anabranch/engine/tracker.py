@@ -189,6 +189,7 @@ class Tracker:
                     TaskRunChanged(run, COMPLETED, outcome.started + outcome.seconds, outcome)
                 )
             if run._links is not None:
+                run._links.blockers = ()
                 self._release(run, outcome.started + outcome.seconds, commands)
             if shared.spec.special:
                 self._after(run, outcome, commands)
@@ -262,6 +263,7 @@ class Tracker:
     ) -> None:
         links = run._links
         assert links is not None  # made by submitted_linked
+        links.blockers = tuple(blockers)
         for blocker, failure_allowed in blockers.items():
             if blocker._phase < SETTLED:
                 if blocker._links is None:
@@ -336,6 +338,8 @@ class Tracker:
         elif shared.spec.resources and run._phase in (QUEUED, RUNNING, CANCELLING):
             self._leave_slot(run, commands)
         run._inputs = None
+        if run._links is not None:
+            run._links.blockers = ()
         run._outcome = outcome
         self._move(run, outcome.phase)
         group = shared.group
