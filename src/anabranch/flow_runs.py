@@ -33,6 +33,7 @@ from anabranch.errors import (
     Interrupted,
     RunTimedOut,
     Terminated,
+    UpstreamTaskError,
 )
 from anabranch.execution.interrupts import Interrupt, Interruptible
 from anabranch.futures import FutureList, TaskFuture, future_state, make_state
@@ -92,8 +93,10 @@ def steps(
         if future._phase < SETTLED and future._shared.home is not engine:
             raise ForeignFutureError(future.name, f"flow {flow.name!r}")
     yield Settle(list(search.blockers))
-    for future in find_blockers("wait_for", tuple(wait_for)).blockers:
-        future._settled_result()
+    for future, failure_allowed in search.blockers.items():
+        if future._phase != COMPLETED and not failure_allowed:
+            state_name = PHASE_STATES[future._phase][1]
+            raise UpstreamTaskError(f"flow {flow.name}", future.name, state_name)
     args, kwargs = resolve(args), resolve(kwargs)
     flow.parameters.check(args, kwargs)
     if flow.validates:
@@ -187,16 +190,32 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
         )
     if returned:
         value = resolve(value)
+    if states:
+        value = _with_results(value)
     return make_state(COMPLETED, _failures_message(open_flow), value)
 
 
 def _states_in(value: Any) -> list[State[Any]]:
-    """The states in a returned list, tuple or dict."""
-    if isinstance(value, Mapping):
-        value = list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType, reportUnknownMemberType]  # a user's own
-    if not isinstance(value, list | tuple):
+    """The states anywhere in a returned list, tuple or dict."""
+    if type(value) is dict:
+        value = list(value.values())  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # a user's own
+    if type(value) not in (list, tuple):
         return []
-    return [item for item in value if isinstance(item, State)]  # pyright: ignore[reportUnknownVariableType]  # a user's own
+    found: list[State[Any]] = []
+    for item in value:
+        found += [item] if isinstance(item, State) else _states_in(item)
+    return found
+
+
+def _with_results(value: Any) -> Any:
+    """The same lists, tuples and dicts with results in the place of their states."""
+    if isinstance(value, State):
+        return value.result()  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # of any result
+    if type(value) is dict:
+        return {key: _with_results(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]  # a user's own
+    if type(value) in (list, tuple):
+        return type(value)(map(_with_results, value))
+    return value
 
 
 def _failures_message(open_flow: OpenFlow) -> str | None:
@@ -240,7 +259,10 @@ def _flow_delay(
         return None
     delay = policy.delay_after(attempt, state.exception())
     if delay is not None and policy.condition is not None and not policy.condition_is_tenacitys:
-        return delay if policy.condition(flow, flow_run, state) else None
+        wanted = engine.ask(
+            f"retry_condition_fn of flow {flow.name!r}", policy.condition, flow, flow_run, state
+        )
+        return delay if wanted else None
     return delay
 
 
@@ -304,19 +326,26 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
         course = steps(flow, engine, context, None, call)
         answer: Any = None
         error: BaseException | None = None
-        with _signals(context, _raise_in_main) as told:
+        with _signals(engine, context, _raise_in_main) as told:
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
                 except StopIteration as stop:
                     state: State[Any] = stop.value
                     break
+                except (Interrupted, Terminated) as early:  # before the function, or after it
+                    state = Cancelled(message="Cancelled between two steps.", data=early)
+                    break
                 answer, error = None, None
                 try:
                     answer = _do(engine, step)
+                    if not told.again:
+                        told.signal = None  # none came, or the function dealt with it itself
                 except BaseException as raised:
                     error = raised
-                    told.again = isinstance(raised, Interrupted | Terminated)
+                    if told.signal is not None and not told.again:
+                        error = _exception_for(told.signal)  # the function may have replaced it
+                        told.again = True
     _leave_as_told(state, context)
     return state
 
@@ -336,14 +365,20 @@ def _do(engine: Engine, step: Step) -> Any:
     return None
 
 
+def _to_end(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A generator's items are the flow's result: its body runs inside the flow."""
+    value = fn(*args, **kwargs)
+    return list(value) if inspect.isgenerator(value) else value
+
+
 def _call_function(engine: Engine, step: RunFunction) -> Any:
     if step.timeout is None:
-        return step.context.run(step.fn, *step.args, **step.kwargs)
+        return step.context.run(_to_end, step.fn, step.args, step.kwargs)
     with Interruptible() as interruptible:
         engine.clock.call_later(step.timeout, interruptible.interrupt)
         arrived = False
         try:
-            return step.context.run(step.fn, *step.args, **step.kwargs)
+            return step.context.run(_to_end, step.fn, step.args, step.kwargs)
         except Interrupt:
             arrived = True
             raise
@@ -363,7 +398,7 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
         course = steps(flow, engine, context, loop, call)
         answer: Any = None
         error: BaseException | None = None
-        with _signals(context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
+        with _signals(engine, context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
@@ -449,7 +484,7 @@ def _raise_in_main(number: int) -> None:
 
 
 @contextmanager
-def _signals(context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
+def _signals(engine: Engine, context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
     """While a root flow runs on the main thread, the first signal goes to `tell`, and a second
     one leaves at once; the old handlers are put back."""
     told = Told()
@@ -458,6 +493,12 @@ def _signals(context: RunContext, tell: Callable[[int], object]) -> Generator[To
         return
 
     def handle(number: int, _: Any) -> None:
+        if engine.busy():  # an exception now could tear what the lock protects: a little later
+            main = threading.main_thread().ident or 0
+            again = threading.Timer(0.002, signal.pthread_kill, (main, number))
+            again.daemon = True
+            again.start()
+            return
         if told.signal is not None and told.again:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
         if told.signal is None:

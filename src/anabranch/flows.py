@@ -112,7 +112,8 @@ class Flow(Generic[P, R]):
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
-        return Flow(functools.partial(self.fn, instance), **{**self._options, "name": self.name})  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
+        kept = {**self._options, **self._hooks, "name": self.name}
+        return Flow(functools.partial(self.fn, instance), **kept)  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the flow: a sync one here and now, an async one when it is awaited.
@@ -122,6 +123,8 @@ class Flow(Generic[P, R]):
         """
         wait_for: Any = kwargs.pop("wait_for", None) or ()
         return_state: Any = kwargs.pop("return_state", False)
+        if isinstance(wait_for, TaskFuture):
+            wait_for = (wait_for,)
         call = (args, kwargs, wait_for)
         if self.kind in (ASYNC, ASYNC_GENERATOR):
             refuse_other_loops()
@@ -152,7 +155,7 @@ class Flow(Generic[P, R]):
         spec = TaskSpec(
             name=self.name, key=function_key(self.fn), fn=self._run_for_submit, task=self
         )
-        carrier = SubflowRunner(engine)
+        carrier = SubflowRunner(engine, open_flow.runner if self.runner is None else None)
         future = engine.submit(
             spec, (args,), kwargs, wait_for=wait_for, runner=carrier, context=context
         )[0]

@@ -120,7 +120,8 @@ class Task(Generic[P, R]):
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         if instance is None:
             return self
-        return Task(functools.partial(self.fn, instance), **{**self._options, "name": self.name})  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
+        kept = {**self._options, **self._hooks, "name": self.name}
+        return Task(functools.partial(self.fn, instance), **kept)  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
 
     # -- calling ------------------------------------------------------------------------------------
 

@@ -198,7 +198,7 @@ class Engine:
     def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
         """The futures that all runs of a submission wait for."""
         common = None
-        wait_for = tuple(wait_for)
+        wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
         if wait_for or needs_search(submission.kwargs.values()):
             common = find_blockers(submission.spec.name, submission.kwargs)
             if wait_for:
@@ -537,6 +537,26 @@ class Engine:
             if not self._logs_prints:
                 self._logs_prints = True
                 self._lifetimes.enter_context(prints_logged())
+
+    def busy(self) -> bool:
+        """Whether some thread is inside the lock right now."""
+        return self._lock.locked()
+
+    def ask(self, what: str, condition: Callable[..., Any], *args: Any) -> bool:
+        """A user's own verdict, asked on the thread for such; one that raises counts as no."""
+        answers: list[bool] = []
+        asked = threading.Event()
+
+        def answer() -> None:
+            answers.append(bool(call_user(copy_context(), condition, *args)))
+
+        def work() -> None:
+            call_reporting(what, copy_context(), answer)
+            asked.set()
+
+        self.callbacks.put(work)
+        asked.wait()
+        return answers == [True]
 
     def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
         return flow_run.parameters

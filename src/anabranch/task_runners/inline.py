@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any, ClassVar
 
 from anabranch.context import current_context
@@ -107,13 +108,14 @@ class OpenInline(OpenRunnerBase):
     def wait(
         self, waiter: Waiter, futures: Sequence[TaskFuture[Any]], timeout: float | None
     ) -> bool:
+        deadline = None if timeout is None else monotonic() + timeout
         self._sleeping.append(waiter)
         try:
             while True:
                 self._run_left()
                 if waiter.done:
                     return True
-                if not waiter.block(timeout):
+                if not waiter.block(None if deadline is None else deadline - monotonic()):
                     return waiter.done
         finally:
             self._sleeping.remove(waiter)
