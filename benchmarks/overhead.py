@@ -7,8 +7,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 
 import anyio
 from rich.console import Console
@@ -92,12 +91,6 @@ def task_group(count: int) -> int:
     return count * (count + 1) // 2
 
 
-def process_pool(count: int) -> int:
-    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
-        futures = [pool.submit(bare, n) for n in range(count)]
-        return sum(future.result() for future in futures)
-
-
 Run = Callable[[int], int]
 
 
@@ -105,9 +98,6 @@ def overhead(tasks: int, rounds: int) -> None:
     """Print the table: each row's two sides alternate, so that noise hits both."""
     logging.getLogger("anabranch").setLevel("ERROR")
     threads = "ThreadPoolExecutor(8)"
-    processes = mapped.with_options(task_runner="processes?max_workers=2")
-    each = submitted.with_options(task_runner="processes?max_workers=2")
-    pool = "ProcessPoolExecutor(2)"
     rows: list[tuple[str, Run, str, Run, float, int]] = [
         ("threads: map", mapped, threads, thread_pool, 0.5, tasks),
         ("threads: submit", submitted, threads, thread_pool, 1.0, tasks),
@@ -116,8 +106,6 @@ def overhead(tasks: int, rounds: int) -> None:
         ("threads: parents that block", parents, threads, thread_pool, 2.0, tasks // 4),
         ("asyncio: map", lambda n: asyncio.run(mapped_async(n)), "anyio task group", task_group, 0.4, tasks),
         ("asyncio: submit", lambda n: asyncio.run(submitted_async(n)), "anyio task group", task_group, 0.6, tasks),
-        ("processes: map", processes, pool, process_pool, 1.0, tasks // 4),
-        ("processes: submit", each, pool, process_pool, 1.0, tasks // 4),
     ]  # fmt: skip
     table = Table(title=f"{tasks:,} tasks of x + 1, medians of {rounds} alternations")
     for column in ("what", "µs a task", "beside", "µs a task", "ratio", "target", ""):

@@ -499,11 +499,10 @@ def _signals(engine: Engine, context: RunContext, tell: Callable[[int], object])
             again.daemon = True
             again.start()
             return
-        if told.signal is not None and told.again:
+        if told.again:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
-        if told.signal is None:
-            told.signal = number
-            tell(number)
+        told.signal = number
+        tell(number)
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

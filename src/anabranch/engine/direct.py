@@ -229,7 +229,11 @@ def _next_attempt(engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]) -> Cal
     waiter = Waiter()
     mailbox.wake = waiter
     if engine.notify(run, waiter) and not mailbox.calls:
-        engine.wait(waiter, (run,), None)
+        try:
+            engine.wait(waiter, (run,), None)
+        except BaseException:  # nobody is left to run it
+            engine.cancel((run,))
+            raise
     mailbox.wake = None
     return mailbox.calls.popleft() if mailbox.calls else None
 

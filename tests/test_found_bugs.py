@@ -1,0 +1,295 @@
+"""Faults that a review found, each held by the test that showed it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_signals import EXIT_CODES, GRACE, SLACK, end_of, script
+
+from anabranch import UpstreamTaskError, flow, task
+from anabranch.errors import WouldDeadlockError
+from anabranch.states import Failed
+
+
+class Broken(Exception):
+    pass
+
+
+@task
+def inc(x: Any) -> Any:
+    return x + 1
+
+
+@task
+async def inc_async(x: Any) -> Any:
+    return x + 1
+
+
+@task
+async def numbers_async(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task
+def broken() -> None:
+    raise Broken("no")
+
+
+# B1: a wait that needs the calling loop hangs for ever (with the warning not an error)
+
+
+def test_blocking_on_a_deferred_map() -> None:
+    @flow(task_runner="asyncio")
+    async def census() -> None:
+        with pytest.raises(WouldDeadlockError):
+            inc_async.map(numbers_async.submit(3)).result()
+
+    asyncio.run(census())
+
+
+@flow
+def one() -> int:
+    return 1
+
+
+@flow
+def uses_the_loop() -> int:
+    return inc_async.submit(1).result()
+
+
+@flow
+def leaves_one_on_the_loop() -> None:
+    inc_async.submit(1)
+
+
+def test_blocking_on_a_subflow_that_waits_for_the_loop() -> None:
+    @flow(task_runner="asyncio")
+    async def census() -> None:
+        with pytest.raises(WouldDeadlockError):
+            one.submit(wait_for=[inc_async.submit(1)]).result()
+
+    asyncio.run(census())
+
+
+def test_blocking_on_a_subflow_that_runs_on_the_loop() -> None:
+    @flow(task_runner="asyncio")
+    async def census() -> None:
+        with pytest.raises(WouldDeadlockError):
+            uses_the_loop.submit().result()
+
+    asyncio.run(census())
+
+
+def test_a_sync_subflow_that_joins_what_runs_on_the_loop() -> None:
+    @flow(task_runner="asyncio")
+    async def census() -> None:
+        with pytest.raises(WouldDeadlockError):
+            leaves_one_on_the_loop()
+
+    asyncio.run(census())
+
+
+def test_a_direct_sync_call_with_a_future_of_the_loop() -> None:
+    @flow(task_runner="asyncio")
+    async def census() -> None:
+        with pytest.raises(WouldDeadlockError):
+            inc(inc_async.submit(1))
+
+    asyncio.run(census())
+
+
+# B2: flows over generators
+
+
+def test_generator_flow() -> None:
+    @flow
+    def census(n: int):
+        for i in range(n):
+            yield inc.submit(i).result()
+
+    @flow
+    def outer() -> Any:
+        return census.submit(3).result()
+
+    assert list(census(3)) == [1, 2, 3]
+    assert outer() == [1, 2, 3]
+
+
+def test_failed_future_as_an_argument_of_a_called_flow() -> None:
+    seen: list[Any] = []
+
+    @flow
+    def sub(x: Any) -> None:
+        seen.append(x)
+
+    @flow
+    def census() -> None:
+        with pytest.raises((UpstreamTaskError, Broken)):
+            sub(broken.submit())
+
+    census()
+    assert seen == []
+
+
+# B4: states in a return value
+
+
+def test_failed_state_deep_in_the_value() -> None:
+    @flow
+    def census() -> Any:
+        return {"a": [Failed(message="deep")]}
+
+    assert census(return_state=True).name == "Failed"
+
+
+def test_states_in_the_value_give_their_results() -> None:
+    @flow
+    def census() -> Any:
+        return [inc.submit(1, return_state=True), {"k": inc.submit(2, return_state=True)}]
+
+    assert census() == [2, {"k": 3}]
+
+
+# B5: a flow's retry condition
+
+
+def test_flow_retry_condition_that_raises_means_no() -> None:
+    told: list[str] = []
+
+    def condition(its: Any, run: Any, state: Any) -> bool:
+        raise ValueError("I cannot say")
+
+    @flow(
+        retries=2,
+        retry_condition_fn=condition,
+        on_failure=[lambda its, run, state: told.append(state.name)],
+    )
+    def census() -> None:
+        raise Broken("x")
+
+    with pytest.raises(Broken):
+        census()
+    assert told == ["Failed"]
+
+
+def test_flow_retry_condition_may_be_async() -> None:
+    tries: list[int] = []
+
+    async def condition(its: Any, run: Any, state: Any) -> bool:
+        return False
+
+    @flow(retries=2, retry_condition_fn=condition)
+    def census() -> None:
+        tries.append(1)
+        raise Broken("x")
+
+    with pytest.raises(Broken):
+        census()
+    assert len(tries) == 1
+
+
+# B6: hooks of methods
+
+
+def test_hooks_by_decorator_on_methods() -> None:
+    told: list[str] = []
+
+    class Survey:
+        @task
+        def step(self) -> int:
+            return 1
+
+        @step.on_completion
+        def after_step(its: Any, run: Any, state: Any) -> None:  # noqa: N805
+            told.append("task")
+
+        @flow
+        def run(self) -> int:
+            return self.step.submit().result()
+
+        @run.on_completion
+        def after_run(its: Any, run: Any, state: Any) -> None:  # noqa: N805
+            told.append("flow")
+
+    Survey().run()
+    assert told == ["task", "flow"]
+
+
+# B7: timeouts that are not kept
+
+
+def test_inline_wait_timeout_is_for_the_whole_wait() -> None:
+    @task(retries=40, retry_delay_seconds=0.05)
+    def flaky() -> None:
+        raise Broken("x")
+
+    @flow(task_runner="inline")
+    def census() -> bool:
+        future = flaky.submit()
+        settled = future.wait(0.3)
+        future.cancel()
+        return settled
+
+    assert census() is False
+
+
+# B9: a single future as wait_for (Prefect takes it)
+
+
+def test_wait_for_takes_a_single_future() -> None:
+    @flow
+    def census() -> int:
+        return inc.submit(2, wait_for=inc.submit(1)).result()
+
+    assert census() == 3
+
+
+# B10: signals whose exception does not come out of the function as it went in
+
+
+REPLACED = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    try:
+        stuck.map(range(100)).wait()
+    except BaseException:
+        raise ValueError("mine") from None
+
+census()
+"""
+
+SWALLOWED = """
+@flow(task_runner=RUNNER)
+def census():
+    try:
+        stuck.map(range(100)).wait()
+    except BaseException:
+        say("swallowed")
+    stuck.map(range(100)).wait()
+
+census()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_signal_replaced_by_another_exception(tmp_path: Path, number: signal.Signals) -> None:
+    with script(tmp_path, REPLACED, "threads") as process:
+        process.send_signal(number)
+        out, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode in EXIT_CODES[number], err
+    assert "hook Cancelled" in out, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_second_signal_after_a_swallowed_one(tmp_path: Path, number: signal.Signals) -> None:
+    with script(tmp_path, SWALLOWED, "threads") as process:
+        process.send_signal(number)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "swallowed\n"
+        process.send_signal(number)
+        _, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode in EXIT_CODES[number], err

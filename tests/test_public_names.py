@@ -1,0 +1,28 @@
+"""The names at the top of the package: users build on them, so this list changes on purpose only."""
+
+import subprocess
+import sys
+
+import anabranch
+
+NAMES = [
+    *("AnabranchError", "CancelledRun", "CrashedRun", "FailedRun", "Flow", "FutureList", "State"),
+    *("Task", "TaskFuture", "UpstreamTaskError", "allow_failure", "as_completed"),
+    *("exponential_backoff", "flow", "get_run_logger", "opaque", "quote", "runtime", "tags"),
+    *("task", "unmapped", "wait"),
+]
+
+
+def test_the_names_at_the_top() -> None:
+    assert sorted(anabranch.__all__) == sorted(NAMES)
+    for name in NAMES:
+        assert getattr(anabranch, name) is not None
+
+
+def test_a_sync_flow_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom anabranch import flow\n@flow\ndef hello(): return 1\nhello()\n"
+        "heavy = {'asyncio', 'rich', 'pydantic_settings', 'dask', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
