@@ -188,7 +188,7 @@ def test_an_unknown_runner_names_the_known_ones(text: str) -> None:
         flow(task_runner=text)(lambda: None)
     told = str(caught.value)
     assert repr(text) in told
-    for known in ("asyncio", "inline", "processes", "threads"):
+    for known in ("asyncio", "inline", "threads"):
         assert known in told
 
 
