@@ -69,6 +69,7 @@ class Flow(Generic[P, R]):
     def __init__(self, fn: Callable[P, R], **options: Unpack[FlowOptions]) -> None:
         self.fn = fn
         self._options = options
+        self.binds_class = False  # whether its first argument is the class that it stands in
         functools.update_wrapper(self, fn)
         self.name = options.get("name") or getattr(fn, "__name__", type(fn).__name__)
         self.description = options.get("description") or fn.__doc__
@@ -110,6 +111,7 @@ class Flow(Generic[P, R]):
     @overload
     def __get__(self: Flow[Concatenate[S, P], R], instance: S, owner: Any = None) -> Flow[P, R]: ...
     def __get__(self, instance: Any, owner: Any = None) -> Any:
+        instance = owner if self.binds_class else instance
         if instance is None:
             return self
         kept = {**self._options, **self._hooks, "name": self.name}
@@ -233,5 +235,7 @@ def flow(fn: Any = None, /, **options: Unpack[FlowOptions]) -> Any:
     if isinstance(fn, staticmethod):
         return staticmethod(Flow(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]  # any function
     if isinstance(fn, classmethod):
-        return classmethod(Flow(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType, reportArgumentType]  # any function
+        made: Flow[Any, Any] = Flow(fn.__func__, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # any function
+        made.binds_class = True  # classmethod itself chains no descriptors since Python 3.13
+        return made
     return Flow(fn, **options)
