@@ -235,7 +235,7 @@ def flow(fn: Any = None, /, **options: Unpack[FlowOptions]) -> Any:
     if isinstance(fn, staticmethod):
         return staticmethod(Flow(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]  # any function
     if isinstance(fn, classmethod):
-        made: Flow[Any, Any] = Flow(fn.__func__, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # any function
+        made: Flow[Any, Any] = Flow(fn.__func__, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]  # any function
         made.binds_class = True  # classmethod itself chains no descriptors since Python 3.13
         return made
     return Flow(fn, **options)

@@ -354,7 +354,7 @@ def task(fn: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
     if isinstance(fn, staticmethod):
         return staticmethod(Task(fn.__func__, **options))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportUnknownVariableType]  # any function
     if isinstance(fn, classmethod):
-        made: Task[Any, Any] = Task(fn.__func__, **options)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # any function
+        made: Task[Any, Any] = Task(fn.__func__, **options)  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType, reportUnknownArgumentType]  # any function
         made.binds_class = True  # classmethod itself chains no descriptors since Python 3.13
         return made
     return Task(fn, **options)
