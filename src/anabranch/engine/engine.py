@@ -356,10 +356,6 @@ class Engine:
             )
         self._carry_out(commands)
 
-    def request(self, call: Call, name: str, payload: Any) -> Any:
-        """Code on a worker asks; see `engine/desk.py`."""
-        raise NotImplementedError
-
     # -- what the tracker wants done ----------------------------------------------------------------
 
     def _emit(self, commands: Commands) -> None:

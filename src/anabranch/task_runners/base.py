@@ -47,10 +47,6 @@ class Inbox(Protocol):
         """Attempts ended; in groups where they come quickly."""
         ...
 
-    def request(self, call: Call, name: str, payload: Any) -> Any:
-        """What code on a worker asks of the engine, in the name of the call that it runs."""
-        ...
-
 
 class OpenRunner(Protocol):
     """A runner at work, for the length of one flow."""
