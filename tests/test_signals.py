@@ -267,3 +267,39 @@ engine.Engine.cancel_flow = cancel_and_tell
         _, err, took = end_of(process, SLACK)
     assert process.returncode in EXIT_CODES[number], err
     assert took < SLACK
+
+
+TORN = '''
+import threading
+enter = threading.Condition.__enter__
+
+def enter_and_be_told(self):
+    """A signal comes when the lock is taken and no `with` owns it yet."""
+    got = self._lock.__enter__()
+    threading.Condition.__enter__ = enter
+    signal.raise_signal(signal.SIGINT)
+    return got
+
+told = type(enter)(enter_and_be_told.__code__, {"__name__": "threading", "threading": threading,
+                                                "signal": signal, "enter": enter})
+
+@task(timeout_seconds=30)
+def timed(n):
+    return n
+
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    say("ready")
+    threading.Condition.__enter__ = told
+    for n in itertools.count():
+        timed.submit(n)
+
+census()
+'''
+
+
+def test_a_signal_leaves_no_lock_of_ours_behind(tmp_path: Path) -> None:
+    with script(tmp_path, TORN, "inline") as process:
+        out, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode in EXIT_CODES[signal.SIGINT], err
+    assert f"hook Cancelled Cancelled ({WHY[signal.SIGINT]})." in out, err

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import inspect
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import Context, copy_context
@@ -41,11 +38,12 @@ from anabranch.logging import set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
 from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
+from anabranch.signals import exception_for, leave_as_told, raise_in_main, signals_told
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
 from anabranch.subscribers.progress import progress_display
 from anabranch.task_runners import task_runner
-from anabranch.waiting import Waiter
+from anabranch.waiting import Waiter, pause
 
 if TYPE_CHECKING:
     from anabranch.flows import Flow
@@ -326,7 +324,7 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
         course = steps(flow, engine, context, None, call)
         answer: Any = None
         error: BaseException | None = None
-        with _signals(engine, context, _raise_in_main) as told:
+        with signals_told(context, raise_in_main) as told:
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
@@ -344,9 +342,9 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                 except BaseException as raised:
                     error = raised
                     if told.signal is not None and not told.again:
-                        error = _exception_for(told.signal)  # the function may have replaced it
+                        error = exception_for(told.signal)  # the function may have replaced it
                         told.again = True
-    _leave_as_told(state, context)
+    leave_as_told(state, context)
     return state
 
 
@@ -354,7 +352,7 @@ def _do(engine: Engine, step: Step) -> Any:
     if isinstance(step, RunFunction):
         return _call_function(engine, step)
     if isinstance(step, Pause):
-        time.sleep(step.seconds)
+        pause(step.seconds)
     elif isinstance(step, Settle):
         FutureList(step.futures).wait()
     else:
@@ -398,7 +396,7 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
         course = steps(flow, engine, context, loop, call)
         answer: Any = None
         error: BaseException | None = None
-        with _signals(engine, context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
+        with signals_told(context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
@@ -411,10 +409,10 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                 except BaseException as raised:
                     error = raised
                     if isinstance(raised, asyncio.CancelledError) and told.signal is not None:
-                        error = _exception_for(told.signal)
+                        error = exception_for(told.signal)
                         task.uncancel()
                         told.again = True
-    _leave_as_told(state, context)
+    leave_as_told(state, context)
     if isinstance(state.data, asyncio.CancelledError):
         raise state.data
     return state
@@ -452,61 +450,3 @@ async def _do_async(engine: Engine, step: Step) -> Any:
 async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     result = fn(*args, **kwargs)
     return await result if inspect.isawaitable(result) else [item async for item in result]
-
-
-# -- Ctrl-C and SIGTERM ---------------------------------------------------------------------------
-
-
-class Told:
-    """Which signal came; `again` once the flow has begun to end because of it."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.again = False
-
-
-def _leave_as_told(state: State[Any], context: RunContext) -> None:
-    """After the root run is recorded, a signal has the effect that it has without us."""
-    if isinstance(state.data, Interrupted | Terminated) and context.engine is not None:
-        raise state.data  # the flow around this one has to see it too
-    if isinstance(state.data, Interrupted):
-        raise KeyboardInterrupt from None
-    if isinstance(state.data, Terminated):
-        raise SystemExit(state.data.code) from None
-
-
-def _exception_for(number: int) -> BaseException:
-    return Interrupted() if number == signal.SIGINT else Terminated()
-
-
-def _raise_in_main(number: int) -> None:
-    raise _exception_for(number)
-
-
-@contextmanager
-def _signals(engine: Engine, context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
-    """While a root flow runs on the main thread, the first signal goes to `tell`, and a second
-    one leaves at once; the old handlers are put back."""
-    told = Told()
-    if context.engine is not None or threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-
-    def handle(number: int, _: Any) -> None:
-        if engine.busy():  # an exception now could tear what the lock protects: a little later
-            main = threading.main_thread().ident or 0
-            again = threading.Timer(0.002, signal.pthread_kill, (main, number))
-            again.daemon = True
-            again.start()
-            return
-        if told.again:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
-        told.signal = number
-        tell(number)
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield told
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

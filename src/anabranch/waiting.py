@@ -52,3 +52,8 @@ class Waiter:
             if not self.block(None if deadline is None else deadline - time.monotonic()):
                 return self.done
         return True
+
+
+def pause(seconds: float) -> None:
+    """Sleep, in a place that a signal may end."""
+    time.sleep(seconds)

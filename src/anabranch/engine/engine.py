@@ -534,10 +534,6 @@ class Engine:
                 self._logs_prints = True
                 self._lifetimes.enter_context(prints_logged())
 
-    def busy(self) -> bool:
-        """Whether some thread is inside the lock right now."""
-        return self._lock.locked()
-
     def ask(self, what: str, condition: Callable[..., Any], *args: Any) -> bool:
         """A user's own verdict, asked on the thread for such; one that raises counts as no."""
         answers: list[bool] = []

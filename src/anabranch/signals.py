@@ -1,0 +1,99 @@
+"""Ctrl-C and SIGTERM while a flow runs: when they take effect, and what they become.
+
+A handler's exception can land between any two steps of Python, also where our code has taken a
+lock and no `with` owns it yet. So it is raised only where the main thread is in user code or
+sleeps in a wait of ours, and put off for a moment anywhere else.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from anabranch.context import RunContext
+from anabranch.errors import Interrupted, Terminated
+from anabranch.states import State
+from anabranch.waiting import Waiter, pause
+
+PUT_OFF_SECONDS = 0.002
+PUT_OFF_TIMES = 500
+"""After a second of this the signal takes effect wherever it is: our code waits for user code."""
+
+_RESTING = frozenset({Waiter.block.__code__, pause.__code__})
+
+
+class Told:
+    """Which signal came; `again` once the flow has begun to end because of it."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.again = False
+        self.put_off = 0
+
+
+@contextmanager
+def signals_told(context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
+    """While a root flow runs on the main thread, a signal goes to `tell`, and one that comes when
+    the flow is ending leaves at once; the old handlers are put back."""
+    told = Told()
+    if context.engine is not None or threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not _may_raise(frame) and told.put_off < PUT_OFF_TIMES:
+            told.put_off += 1
+            main = threading.main_thread().ident or 0
+            later = threading.Timer(PUT_OFF_SECONDS, signal.pthread_kill, (main, number))
+            later.daemon = True
+            later.start()
+            return
+        told.put_off = 0
+        if told.again:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+        told.signal = number
+        tell(number)
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield told
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _may_raise(frame: FrameType | None) -> bool:
+    """Whether an exception may come up here; the standard library's frames count as its caller's."""
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        top = module.partition(".")[0]
+        if top == "anabranch":
+            return frame.f_code in _RESTING
+        if top not in sys.stdlib_module_names:
+            return True
+        frame = frame.f_back
+    return True
+
+
+def exception_for(number: int) -> BaseException:
+    """What a flow sees of a signal."""
+    return Interrupted() if number == signal.SIGINT else Terminated()
+
+
+def raise_in_main(number: int) -> None:
+    raise exception_for(number)
+
+
+def leave_as_told(state: State[Any], context: RunContext) -> None:
+    """After the root run is recorded, a signal has the effect that it has without us."""
+    if isinstance(state.data, Interrupted | Terminated) and context.engine is not None:
+        raise state.data  # the flow around this one has to see it too
+    if isinstance(state.data, Interrupted):
+        raise KeyboardInterrupt from None
+    if isinstance(state.data, Terminated):
+        raise SystemExit(state.data.code) from None
