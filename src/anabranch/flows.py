@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from anabranch.context import current_context
 from anabranch.engine.direct_calls import refuse_other_loops
@@ -206,11 +216,11 @@ class Flow(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Flow {function_key(self.fn)}>"
 
-    def __reduce__(self) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         name = importable_name(self.fn)
         if name is not None and find_by_name(*name) is self:
             return find_by_name, name
-        return object.__reduce_ex__(self, 2)
+        return object.__reduce_ex__(self, protocol)
 
 
 @overload

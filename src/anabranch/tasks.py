@@ -5,7 +5,17 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, TypedDict, TypeVar, Unpack, overload
+from typing import (
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    SupportsIndex,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 from anabranch.annotations import Annotation, unmapped
 from anabranch.context import RunContext, current_context
@@ -289,11 +299,11 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task {self.spec.key}>"
 
-    def __reduce__(self) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
         name = importable_name(self.fn)
         if name is not None and find_by_name(*name) is self:
             return find_by_name, name
-        return object.__reduce_ex__(self, 2)
+        return object.__reduce_ex__(self, protocol)
 
 
 def checked_timeout(owner: str, seconds: float | None) -> float | None:
