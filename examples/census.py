@@ -84,7 +84,8 @@ def census(root: Path) -> Census | None:
         if error is None:
             parsed.append((name.split("/")[0] if "/" in name else "(top)", future.result()))
         else:
-            failures[name] = f"{type(error).__name__}: {error}"
+            reason = str(error).replace(str(files[name]), name)  # the same text on every machine
+            failures[name] = f"{type(error).__name__}: {reason}"
     folders = add_up.submit(parsed).result()
     return Census(runtime.flow_run.name or "", len(files), folders, failures)
 
@@ -92,7 +93,7 @@ def census(root: Path) -> Census | None:
 def python_files(root: Path) -> dict[str, Path]:
     """Paths by their names below `root`, sorted; installed packages are left out."""
     paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    kept = {name: path for name, path in paths.items() if "site-packages" not in path.parts}
+    kept = {name: path for name, path in paths.items() if "site-packages" not in name.split("/")}
     return dict(sorted(kept.items()))
 
 

@@ -46,3 +46,21 @@ def test_census_of_nothing_ends_early(tmp_path: Path) -> None:
     told = run_example("census.py", "--root", str(tmp_path), "--out", str(tmp_path / "out.csv"))
     assert told == f"There are no Python files below {tmp_path}.\n"
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_census_counts_below_site_packages_if_asked_to(tmp_path: Path, some_files: Path) -> None:
+    root = tmp_path / "site-packages" / "some"
+    root.parent.mkdir()
+    some_files.rename(root)
+    out = tmp_path / "out.csv"
+    run_example("census.py", "--root", str(root), "--out", str(out))
+    assert b"(top),1,5,1,0,1" in out.read_bytes()
+
+
+def test_census_writes_no_path_of_this_machine(tmp_path: Path, some_files: Path) -> None:
+    (some_files / "bad.py").write_bytes(b"# coding: no-such-codec\n")
+    out = tmp_path / "out.csv"
+    run_example("census.py", "--root", str(some_files), "--out", str(out))
+    assert "bad.py" in out.read_text()
+    assert str(tmp_path) not in out.read_text()
+    assert str(EXAMPLES) not in out.read_text()
