@@ -303,3 +303,30 @@ def test_a_signal_leaves_no_lock_of_ours_behind(tmp_path: Path) -> None:
         out, err, _ = end_of(process, GRACE + SLACK)
     assert process.returncode in EXIT_CODES[signal.SIGINT], err
     assert f"hook Cancelled Cancelled ({WHY[signal.SIGINT]})." in out, err
+
+
+UNSEEN = """
+@task
+def tells_itself():
+    say("ready")
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name != "block":
+        pass
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+    threading.Event().wait(FOREVER)
+
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+def census():
+    tells_itself.submit().wait()
+
+census()
+"""
+
+
+@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+def test_a_signal_that_does_not_wake_the_main_thread(tmp_path: Path, runner: str) -> None:
+    """Python has noted it, but the main thread sleeps on: as with one just before the sleep."""
+    with script(tmp_path, UNSEEN, runner) as process:
+        out, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode in EXIT_CODES[signal.SIGINT], err
+    assert f"hook Cancelled Cancelled ({WHY[signal.SIGINT]})." in out, err

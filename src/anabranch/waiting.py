@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from anabranch.futures import TaskFuture
 
 
+SLICE = 0.25
+"""Seconds that the main thread sleeps at a time."""
+
+
 class Waiter:
     """Wakes its thread when `needed` futures have settled; `arrived` holds them in that order.
 
@@ -42,8 +46,20 @@ class Waiter:
             pass
 
     def block(self, timeout: float | None = None) -> bool:
-        """Sleep until woken, at most `timeout` seconds; whether it was woken."""
-        return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        """Sleep until woken, at most `timeout` seconds; whether it was woken.
+
+        The main thread sleeps in slices: Python notes a signal that comes just before the sleep,
+        or to another thread, but does not wake the main thread for its handler.
+        """
+        if threading.get_ident() != threading.main_thread().ident:
+            return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = SLICE if deadline is None else deadline - time.monotonic()
+            if self._lock.acquire(timeout=max(0, min(left, SLICE))):
+                return True
+            if left <= SLICE and deadline is not None:
+                return False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until done, at most `timeout` seconds; whether it is."""
