@@ -15,11 +15,13 @@ _LAZY = {
     "InlineTaskRunner": "anabranch.task_runners.inline",
     "ThreadPoolTaskRunner": "anabranch.task_runners.threads",
     "AsyncioTaskRunner": "anabranch.task_runners.asyncio",
+    "ProcessPoolTaskRunner": "anabranch.task_runners.processes",
 }
 _SCHEMES = {
     "inline": "InlineTaskRunner",
     "threads": "ThreadPoolTaskRunner",
     "asyncio": "AsyncioTaskRunner",
+    "processes": "ProcessPoolTaskRunner",
 }
 
 

@@ -1,0 +1,228 @@
+"""A process that forks children: single-threaded, and clean of the user's script and its threads.
+
+It is this module's own main program, on a socket to the pool that started it. Requests and reports
+are 9 bytes each; a request to fork comes with the child's socket. The server ends with its pool,
+and takes the children that are left with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Mapping
+from types import FrameType, ModuleType
+from typing import Any, Final, NoReturn
+
+from anabranch.execution.remote_logs import logger_levels
+from anabranch.execution.worker import Worker
+
+FORK: Final = b"F"  # to the server, with a socket
+KILL: Final = b"K"  # to the server: pid, signal; nothing happens if it is gone
+FORKED: Final = b"P"  # from the server, in the order of requests: pid, -1 if there can be none
+EXITED: Final = b"X"  # from the server: pid, status as of waitpid
+NOTE: Final = struct.Struct("<cii")
+_LENGTH = struct.Struct("<Q")
+
+
+class ForkServer:
+    """The pool's end: starts the server, asks it for children, and hears how they ended."""
+
+    def __init__(self, preload: str) -> None:
+        self.socket, theirs = socket.socketpair()
+        path = [entry for entry in sys.path if entry]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONSAFEPATH": "1"},
+            )
+        hello = pickle.dumps(
+            {
+                "path": sys.path,
+                "environ": dict(os.environ),
+                "cwd": os.getcwd(),
+                "levels": logger_levels(),
+                "preload": preload,
+            }
+        )
+        try:
+            self.socket.sendall(_LENGTH.pack(len(hello)) + hello)
+        except OSError:  # it is gone already; whoever reads from it notices
+            pass
+
+    def fork(self) -> socket.socket:
+        """Ask for a child; gives the socket to it at once."""
+        ours, its = socket.socketpair()
+        with its:
+            try:
+                socket.send_fds(self.socket, [NOTE.pack(FORK, 0, 0)], [its.fileno()])
+            except OSError:  # as above
+                pass
+        return ours
+
+    def kill(self, pid: int, number: int) -> None:
+        """Send a signal to a child that the server has not yet reaped."""
+        try:
+            self.socket.sendall(NOTE.pack(KILL, pid, number))
+        except OSError:  # as above
+            pass
+
+    def reports(self) -> list[tuple[bytes, int, int]] | None:
+        """What the server has told since the last time; None if it is gone. May block."""
+        try:
+            data = self.socket.recv(NOTE.size * 256)
+            while len(data) % NOTE.size:
+                data += self.socket.recv(NOTE.size - len(data) % NOTE.size)
+        except OSError:
+            return None
+        return list(NOTE.iter_unpack(data)) if data else None
+
+    def close(self, seconds: float) -> None:
+        self.socket.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def how_it_ended(status: int) -> str:
+    """In words, a status as of waitpid."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"left with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"
+
+
+# -- the server's end -----------------------------------------------------------------------------
+
+
+def serve(its_socket: socket.socket) -> None:
+    """Fork on request until the pool is gone."""
+    hello = _hello(its_socket)
+    _become_like(hello)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # both are for the pool's process to act on
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _noted)
+    woken, waker = socket.socketpair()
+    woken.setblocking(False)
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    gc.collect()
+    gc.freeze()  # children share what is here, and need not look through it
+    children: set[int] = set()
+    try:
+        while True:
+            ready, _, _ = select.select([its_socket, woken], [], [])
+            if woken in ready:
+                _drain(woken)
+                _reap(its_socket, children)
+            if its_socket in ready and not _answer(its_socket, children, (woken, waker), hello):
+                break
+    except OSError:  # the pool is gone, with its end of the socket
+        pass
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _hello(its_socket: socket.socket) -> dict[str, Any]:
+    with its_socket.makefile("rb", buffering=0) as file:
+        data = b""
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size) or sys.exit())
+        while len(data) < length:
+            data += file.read(length - len(data)) or sys.exit()
+    return pickle.loads(data)
+
+
+def _become_like(hello: Mapping[str, Any]) -> None:
+    """Take on what the pool's process has, but for its main module."""
+    sys.path[:] = hello["path"]
+    os.environ.clear()
+    os.environ.update(hello["environ"])
+    os.chdir(hello["cwd"])
+    importlib.import_module(hello["preload"])
+    sys.modules["__main__"] = ModuleType("__main__")
+
+
+def _answer(
+    its_socket: socket.socket,
+    children: set[int],
+    own: tuple[socket.socket, ...],
+    hello: Mapping[str, Any],
+) -> bool:
+    """Do what the pool asks; False once it is gone."""
+    data, fds, _, _ = socket.recv_fds(its_socket, NOTE.size, 1)
+    if len(data) < NOTE.size:
+        return False
+    what, pid, number = NOTE.unpack(data)
+    if what == KILL:
+        if pid in children:
+            os.kill(pid, number)
+        return True
+    try:
+        pid = os.fork()
+    except OSError:  # no memory, or no more processes
+        pid = -1
+    if pid == 0:
+        for each in (its_socket, *own):
+            each.close()
+        _be_child(fds[0], hello)
+    os.close(fds[0])
+    if pid > 0:
+        children.add(pid)
+    its_socket.sendall(NOTE.pack(FORKED, pid, 0))
+    return True
+
+
+def _be_child(fd: int, hello: Mapping[str, Any]) -> NoReturn:
+    code = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.set_inheritable(fd, False)
+        with socket.socket(fileno=fd) as its_socket:
+            code = Worker(its_socket).run(hello["levels"])
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]  # there is one
+    finally:
+        os._exit(code)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """A child ended: the byte that this signal writes wakes the server."""
+
+
+def _drain(woken: socket.socket) -> None:
+    try:
+        while woken.recv(4096):
+            pass
+    except BlockingIOError:
+        pass
+
+
+def _reap(its_socket: socket.socket, children: set[int]) -> None:
+    while children:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        if pid in children:
+            children.discard(pid)
+            its_socket.sendall(NOTE.pack(EXITED, pid, status))
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as given:
+        os.set_inheritable(given.fileno(), False)
+        serve(given)
