@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from anabranch.errors import TaskRunnerOptionError, UnpicklableError
-from anabranch.execution.pickling import dumps, portable_exception, received_exception
+from anabranch.execution.pickling import dumps
+from anabranch.execution.portable import portable_exception, received_exception
 from anabranch.task_runners.processes import ProcessPoolTaskRunner
 
 HEAD = """
@@ -339,30 +340,55 @@ census()
     assert lines == ["UnpicklableError function.guard"]
 
 
-def test_exceptions_arrive_with_their_remote_traceback(tmp_path: Path) -> None:
+def test_exceptions_arrive_with_their_traceback_and_cause(tmp_path: Path) -> None:
     lines = output(
         tmp_path,
         """
+import traceback
 class Odd(Exception):
     def __init__(self, left, right):
         super().__init__(f"{left} and {right}")
+        self.left = left
+class Locked(Exception):
+    def __init__(self):
+        self.lock = threading.Lock()
 @task
 def plain():
-    raise ValueError("no good")
+    try:
+        int("x")
+    except ValueError as error:
+        raise LookupError("no good") from error
 @task
 def odd():
     raise Odd(1, 2)
+@task
+def locked():
+    raise Locked
+@task
+def deep(n):
+    return deep.fn(n + 1)
 @flow(task_runner=POOL)
 def census():
-    for future in (plain.submit(), odd.submit()):
-        future.wait()
-        error = future.state.data
-        print(type(error).__name__, error, "in " + future.task_run.task_name in str(error.__cause__))
+    for run in (plain, odd, locked):
+        error = run.submit().exception()
+        frames = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
+        print(type(error).__name__, error, frames[0], type(error.__cause__).__name__)
+        print(getattr(error, "left", None), "in locked" in getattr(error, "traceback_text", ""))
+    error = deep.submit(0).exception()
+    print(type(error).__name__, 0 < len(traceback.extract_tb(error.__traceback__)) < 200)
     return 1
 census()
 """,
     )
-    assert lines == ["ValueError no good True", "RemoteTaskError Odd: 1 and 2 True"]
+    assert lines == [
+        "LookupError no good plain ValueError",
+        "None False",
+        "Odd 1 and 2 odd NoneType",
+        "1 False",
+        "RemoteTaskError Locked:  locked NoneType",
+        "None True",
+        "RecursionError True",
+    ]
 
 
 def test_logs_and_prints_of_children(tmp_path: Path) -> None:
@@ -415,28 +441,24 @@ def nested(n):
     return inner.submit(n).result()
 @task
 def asks():
-    return runtime.flow_run.parameters
+    return dict(runtime.flow_run.parameters)
 @flow(task_runner=POOL)
-def census():
+def census(size=3):
     (value, inside), outside = outer.submit(1).result()
     print(value, inside == outside == runtime.flow_run.name)
-    for future in (nested.submit(1), asks.submit()):
-        future.wait()
-        print(type(future.state.data).__name__, "processes runner cannot" in str(future.state.data))
-    return 1
+    print(nested.submit(1).result()[0], asks.submit().result())
 census()
 """
 
 
-def test_a_task_calls_another_directly_and_cannot_submit(tmp_path: Path) -> None:
+def test_a_task_calls_submits_and_asks(tmp_path: Path) -> None:
     (tmp_path / "inner_tasks.py").write_text("from anabranch import runtime, task\n" + INNER)
     lines = output(tmp_path, "from inner_tasks import inner\n" + OUTER)
-    assert lines == ["2 True", "UnsupportedOptionError True", "UnsupportedOptionError True"]
+    assert lines == ["2 True", "2 {'size': 3}"]
 
 
-def test_a_task_calls_another_that_stands_in_main(tmp_path: Path) -> None:
-    lines = output(tmp_path, INNER + OUTER)
-    assert lines == ["2 True", "UnsupportedOptionError True", "UnsupportedOptionError True"]
+def test_a_task_calls_submits_and_asks_in_main(tmp_path: Path) -> None:
+    assert output(tmp_path, INNER + OUTER) == ["2 True", "2 {'size': 3}"]
 
 
 def test_a_long_call_does_not_hold_up_those_behind_it(tmp_path: Path) -> None:

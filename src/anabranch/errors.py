@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class AnabranchError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. Most build their message, so copies are not made by
+    calling them again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _copied, (type(self), self.args), self.__dict__
+
+
+def _copied(cls: type[AnabranchError], args: tuple[Any, ...]) -> AnabranchError:
+    error = cls.__new__(cls)
+    error.args = args
+    return error
 
 
 class ParameterTypeError(AnabranchError, TypeError):
@@ -123,9 +134,6 @@ class UpstreamTaskError(AnabranchError):
             f"{upstream_state}. Wrap the future in allow_failure(...) to run it all the same."
         )
 
-    def __reduce__(self) -> tuple[type[UpstreamTaskError], tuple[str, str, str]]:
-        return type(self), (self.run_name, self.upstream_name, self.upstream_state)
-
 
 class FailedRun(AnabranchError):
     """A run ended as Failed, and its state holds no exception of its own."""
@@ -156,9 +164,6 @@ class RunTimedOut(AnabranchError, TimeoutError):
         self.seconds = seconds
         super().__init__(f"{run_name!r} passed its timeout of {seconds:g} seconds.")
 
-    def __reduce__(self) -> tuple[type[RunTimedOut], tuple[str, float]]:
-        return type(self), (self.run_name, self.seconds)
-
 
 class RemoteTaskError(AnabranchError):
     """Stands for an exception of a worker process that could not be sent as it is.
@@ -172,20 +177,6 @@ class RemoteTaskError(AnabranchError):
         self.traceback_text = traceback_text
         super().__init__(f"{type_name}: {message}")
 
-    def __reduce__(self) -> tuple[type[RemoteTaskError], tuple[str, str, str]]:
-        return type(self), (self.type_name, self.message, self.traceback_text)
-
-
-class RemoteTraceback(AnabranchError):
-    """The cause of an exception that came from a worker: its traceback there, as text."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        super().__init__(text)
-
-    def __str__(self) -> str:
-        return f"\n{self.text}"
-
 
 class UnpicklableError(AnabranchError, TypeError):
     """A value cannot be sent to another process."""
@@ -198,9 +189,6 @@ class UnpicklableError(AnabranchError, TypeError):
             f"{what} cannot be sent to another process: {path} cannot be pickled ({reason}). "
             "Build it inside the task, leave it out, or use the threads runner."
         )
-
-    def __reduce__(self) -> tuple[type[UnpicklableError], tuple[str, str, str]]:
-        return type(self), (self.what, self.path, self.reason)
 
 
 class UnknownTaskRunnerError(AnabranchError, ValueError):
@@ -284,5 +272,5 @@ class Interrupted(KeyboardInterrupt):
 class Terminated(SystemExit):
     """SIGTERM, raised in the main thread by the flow that it cancels; ends the process with 143."""
 
-    def __init__(self) -> None:
-        super().__init__(143)
+    def __init__(self, code: int = 143) -> None:
+        super().__init__(code)

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.clock import SystemClock
 from anabranch.context import FlowRunContext, RunContext, current, current_context
-from anabranch.engine.dependencies import find_blockers, resolve
+from anabranch.dependencies import find_blockers, resolve
 from anabranch.engine.engine import Engine
-from anabranch.engine.submission import OpenFlow, fill_template
+from anabranch.engine.submission import OpenFlow
 from anabranch.errors import (
     CancelledRun,
     ForeignFutureError,
@@ -33,6 +33,7 @@ from anabranch.errors import (
     UpstreamTaskError,
 )
 from anabranch.execution.interrupts import Interrupt, Interruptible
+from anabranch.execution.names import fill_template
 from anabranch.futures import FutureList, TaskFuture, future_state, make_state
 from anabranch.logging import set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
@@ -301,9 +302,10 @@ def _new_run(
 
 
 @contextmanager
-def engine_for(context: RunContext) -> Generator[Engine]:
+def engine_for(context: RunContext, flow: Flow[..., Any]) -> Generator[Engine]:
     """The running flow's engine; a new one, closed at the end, for a root flow."""
     if context.engine is not None:
+        context.engine.refuse_flow(flow.name)
         yield context.engine
         return
     settings = load_settings()
@@ -320,7 +322,7 @@ def engine_for(context: RunContext) -> Generator[Engine]:
 def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
     """Run a sync flow in the calling thread."""
     context = current_context()
-    with engine_for(context) as engine:
+    with engine_for(context, flow) as engine:
         course = steps(flow, engine, context, None, call)
         answer: Any = None
         error: BaseException | None = None
@@ -392,7 +394,7 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None  # a coroutine runs in one
-    with engine_for(context) as engine:
+    with engine_for(context, flow) as engine:
         course = steps(flow, engine, context, loop, call)
         answer: Any = None
         error: BaseException | None = None

@@ -9,7 +9,6 @@ from typing import (
     Concatenate,
     Generic,
     ParamSpec,
-    SupportsIndex,
     TypedDict,
     TypeVar,
     Unpack,
@@ -25,10 +24,9 @@ from anabranch.execution.calls import Hook, TaskSpec
 from anabranch.execution.functions import (
     ASYNC,
     ASYNC_GENERATOR,
-    find_by_name,
+    Traveller,
     function_key,
     function_kind,
-    importable_name,
 )
 from anabranch.flow_runs import run_async, run_sync
 from anabranch.futures import TaskFuture
@@ -72,7 +70,7 @@ class FlowOptions(TypedDict, total=False):
 HOOKS = ("on_running", "on_completion", "on_failure", "on_cancellation", "on_crashed")
 
 
-class Flow(Generic[P, R]):
+class Flow(Traveller, Generic[P, R]):
     """A function whose run is tracked and whose tasks run on a task runner. Made by `@flow`;
     `fn` is the plain function."""
 
@@ -215,12 +213,6 @@ class Flow(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Flow {function_key(self.fn)}>"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        name = importable_name(self.fn)
-        if name is not None and find_by_name(*name) is self:
-            return find_by_name, name
-        return object.__reduce_ex__(self, protocol)
 
 
 @overload

@@ -67,6 +67,10 @@ class Home(Protocol):
         """The phase right now; a runner may know of a start that was not told yet."""
         ...
 
+    def reference(self, future: TaskFuture[Any]) -> tuple[int, int]:
+        """What stands for the future where it is sent to another process of the run."""
+        ...
+
 
 class Shared(Protocol):
     """What all futures of one submission share."""
@@ -206,6 +210,23 @@ class TaskFuture(Generic[R]):
     def _exception(self) -> BaseException:
         assert self._outcome is not None  # set before the phase
         return outcome_exception(self._outcome, self.name)
+
+
+async def until_settled(home: Home, future: TaskFuture[Any]) -> None:
+    """Wait for a future on the running loop."""
+    import asyncio  # 25 ms that a process without a loop need not spend
+
+    loop = asyncio.get_running_loop()
+    settled = asyncio.Event()
+
+    def wake(_: object) -> None:
+        try:
+            loop.call_soon_threadsafe(settled.set)
+        except RuntimeError:  # the loop is closed: whoever waited was cancelled
+            pass
+
+    if home.notify(future, wake):
+        await settled.wait()
 
 
 def outcome_exception(outcome: Outcome, name: str) -> BaseException:

@@ -10,7 +10,6 @@ from typing import (
     Concatenate,
     Generic,
     ParamSpec,
-    SupportsIndex,
     TypedDict,
     TypeVar,
     Unpack,
@@ -32,10 +31,9 @@ from anabranch.execution.functions import (
     ASYNC_GENERATOR,
     GENERATOR,
     SYNC,
-    find_by_name,
+    Traveller,
     function_key,
     function_kind,
-    importable_name,
 )
 from anabranch.futures import FutureList, TaskFuture
 from anabranch.mapping import is_mapped_over
@@ -72,7 +70,7 @@ class TaskOptions(TypedDict, total=False):
 HOOKS = ("on_running", "on_completion", "on_failure")
 
 
-class Task(Generic[P, R]):
+class Task(Traveller, Generic[P, R]):
     """A function whose calls are tracked, retried and, with `submit` and `map`, run by a flow's
     task runner. Made by `@task`; `fn` is the plain function."""
 
@@ -298,12 +296,6 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.spec.key}>"
-
-    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        name = importable_name(self.fn)
-        if name is not None and find_by_name(*name) is self:
-            return find_by_name, name
-        return object.__reduce_ex__(self, protocol)
 
 
 def checked_timeout(owner: str, seconds: float | None) -> float | None:

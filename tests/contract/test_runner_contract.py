@@ -38,7 +38,7 @@ from anabranch.futures import FutureList, TaskFuture
 from anabranch.states import Completed, Failed
 from anabranch.task_runners import AsyncioTaskRunner, ThreadPoolTaskRunner
 
-RUNNERS = ["inline", "threads", "asyncio"]
+RUNNERS = ["inline", "threads", "asyncio", "processes"]
 PRIORITIES = {"threads", "asyncio", "processes"}
 
 FOREVER = 3600.0

@@ -17,14 +17,15 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
+from anabranch.dependencies import Search, find_blockers, needs_search, resolve
 from anabranch.engine.callbacks import CallbackRunner, Callbacks, call_reporting, call_user
-from anabranch.engine.deadlocks import refuse_deadlock
-from anabranch.engine.dependencies import Search, find_blockers, needs_search, resolve
+from anabranch.engine.desk import EngineDesk
 from anabranch.engine.publisher import Publisher
-from anabranch.engine.submission import OpenFlow, Submission, named
+from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
 from anabranch.errors import (
     FinishedFlowError,
@@ -34,7 +35,16 @@ from anabranch.errors import (
 )
 from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
 from anabranch.execution.calls import Call, Scope, TaskSpec
-from anabranch.futures import Done, Links, TaskFuture, make_state, outcome_exception, outcome_state
+from anabranch.execution.deadlocks import refuse_deadlock
+from anabranch.futures import (
+    Done,
+    Links,
+    TaskFuture,
+    make_state,
+    outcome_exception,
+    outcome_state,
+    until_settled,
+)
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
     CANCELLED,
@@ -82,6 +92,7 @@ class Engine:
         self._lifetimes = ExitStack()
         self._logs_prints = False
         self._tallies: dict[str, Tally] = {}
+        self._sent: WeakValueDictionary[int, Run] = WeakValueDictionary()  # workers refer to them
 
     # -- calls go down ------------------------------------------------------------------------------
 
@@ -412,7 +423,7 @@ class Engine:
                     return []
                 args, kwargs = resolve(args), resolve(kwargs)
             if submission.spec.run_name is not None and links.name is None:
-                links.name = named(submission.spec, args, kwargs)
+                links.name = submission.spec.name_for(args, kwargs)
         except Exception as error:
             self.finished([_broken(run, error, self.clock.time())])
             return []
@@ -464,17 +475,8 @@ class Engine:
             return open_flow.runner.wait(waiter, futures, timeout)
 
     async def wait_async(self, future: Run) -> None:
-        import asyncio  # 25 ms that a process without a loop need not spend
-
-        loop = asyncio.get_running_loop()
-        settled: asyncio.Future[None] = loop.create_future()
-
-        def wake(_: object) -> None:
-            loop.call_soon_threadsafe(_set_unless_done, settled)
-
-        if self.notify(future, wake):
-            with self.lending():
-                await settled
+        with self.lending():
+            await until_settled(self, future)
 
     @contextmanager
     def lending(self) -> Generator[None]:
@@ -549,6 +551,24 @@ class Engine:
         self.callbacks.put(work)
         asked.wait()
         return answers == [True]
+
+    def refuse_flow(self, flow_name: str) -> None:
+        """A flow can run here; the stand-in on a worker has another answer."""
+
+    # -- what workers ask -------------------------------------------------------------------------
+
+    def desk(self, tell: Callable[[bytes], None]) -> EngineDesk:
+        return EngineDesk(self, tell)
+
+    def reference(self, future: Run) -> tuple[int, int]:
+        self._sent[future._key] = future
+        return self.prefix, future._key
+
+    def future(self, prefix: int, key: int) -> Run:
+        run = self._tracker.live.get(key) or self._sent.get(key)
+        if prefix != self.prefix or run is None:
+            raise ForeignFutureError(run_id(prefix, key), "A call on a worker")
+        return run
 
     def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
         return flow_run.parameters
@@ -642,8 +662,3 @@ def _broken(run: Run, error: BaseException, at: float) -> Outcome:
 
 def _stopped(run: Run, at: float) -> Outcome:
     return Outcome(run._key, run._attempt, CANCELLED, None, at, 0.0, "Cancelled before it began.")
-
-
-def _set_unless_done(future: Any) -> None:
-    if not future.done():
-        future.set_result(None)

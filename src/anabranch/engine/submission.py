@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import Any
 
 from anabranch.engine.admission import Admission
 from anabranch.engine.tracker import Group, Tally
-from anabranch.errors import NameTemplateError
-from anabranch.execution.calls import Call, Scope, TaskSpec, default_name, make_task_run
+from anabranch.execution.calls import Call, Scope, TaskSpec, make_task_run
 from anabranch.futures import Home, TaskFuture
 from anabranch.outcomes import RETRY_WAIT, SETTLED
 from anabranch.runs import FlowRun, TaskRun, run_id
@@ -115,7 +113,7 @@ class Submission:
         links = future._links
         if links is not None and links.name is not None:
             return links.name
-        return default_name(self.spec, self.scope, future._key)
+        return self.scope.default_name(self.spec.name, future._key)
 
     def task_run(self, future: TaskFuture[Any]) -> TaskRun:
         times: dict[str, Any] = {}
@@ -140,30 +138,3 @@ class Submission:
             None,
             self.context,
         )
-
-
-def named(spec: TaskSpec, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
-    """The run name that a task's template gives for these arguments; None without a template.
-
-    Raises `NameTemplateError` where the template uses what the call does not have.
-    """
-    template = spec.run_name
-    if template is None:
-        return None
-    bound = inspect.signature(spec.fn).bind(*args, **kwargs)
-    bound.apply_defaults()
-    return fill_template(template, bound.arguments)
-
-
-def fill_template(template: Any, parameters: Mapping[str, Any]) -> str:
-    """A run's name from `"{parameter}"` fields, or from a function.
-
-    The function is called with nothing, or with the parameters as a dict if it takes `parameters`.
-    """
-    if callable(template):
-        takes = inspect.signature(template).parameters
-        return str(template(parameters=dict(parameters)) if "parameters" in takes else template())
-    try:
-        return template.format(**parameters)
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise NameTemplateError(template, str(error) or repr(error), parameters) from None

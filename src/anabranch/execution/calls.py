@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
+from anabranch.execution.names import default_name, name_for_call
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
@@ -47,6 +48,12 @@ class TaskSpec:
         object.__setattr__(self, "announces", announces)
         object.__setattr__(self, "special", bool(self.resources or self.hooks or self.priority))
 
+    def name_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
+        """The run name that the template gives; None without one. Raises `NameTemplateError`."""
+        return (
+            None if self.run_name is None else name_for_call(self.run_name, self.fn, args, kwargs)
+        )
+
     def for_worker(self) -> tuple[Any, ...]:
         """What a worker needs of it, with the function by its name where that can be imported."""
         name = importable_name(self.fn)
@@ -81,11 +88,13 @@ class Scope:
     first_index: int
     map_id: str | None = None
 
+    def default_name(self, task_name: str, key: int) -> str:
+        return default_name(task_name, self.first_index + key - self.first_key)
+
     def for_worker(self) -> tuple[Any, ...]:
+        """What a worker needs of it: all but the first two."""
         run = self.flow_run
         return (
-            None,
-            None,
             None if run is None else run.without_parameters(),
             self.parent_task_run_id,
             self.tags,
@@ -111,16 +120,11 @@ class Call(NamedTuple):
 
     @property
     def run_name(self) -> str:
-        return self.name or default_name(self.spec, self.scope, self.key)
+        return self.name or self.scope.default_name(self.spec.name, self.key)
 
     def task_run(self) -> TaskRun:
         """The record of the run that this is an attempt of."""
         return make_task_run(self.spec, self.scope, self.key, self.run_name, self.attempt)
-
-
-def default_name(spec: TaskSpec, scope: Scope, key: int) -> str:
-    """The task's name and the number of this run among those of the task, from 0."""
-    return f"{spec.name}-{scope.first_index + key - scope.first_key}"
 
 
 def make_task_run(

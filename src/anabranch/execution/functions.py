@@ -1,6 +1,7 @@
 """User functions: which kind one is, and how it travels to another process.
 
-A function that can be imported travels as its module and name; any other by value.
+A function that can be imported travels as its module and name; any other by value. So do tasks and
+flows, which stay the same object when they come back to where they were.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import uuid
 from collections.abc import Callable
 from operator import attrgetter
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
+from weakref import WeakValueDictionary
 
 SYNC: Final = 0
 ASYNC: Final = 1
@@ -74,3 +77,34 @@ def function_by_name(module: str, qualname: str) -> Callable[..., Any]:
     """The plain function under this name, taken out of its task or flow."""
     found = find_by_name(module, qualname)
     return getattr(found, "fn", found)
+
+
+_travelled: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Tasks and flows that went by value, or came so, by a token of their own."""
+
+
+class Traveller:
+    """A task or flow: pickled by name where that leads back to it, else by value, with a token by
+    which each process knows it again."""
+
+    fn: Callable[..., Any]
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        name = importable_name(self.fn)
+        if name is not None and find_by_name(*name) is self:
+            return find_by_name, name
+        token: str = self.__dict__.setdefault("_token", uuid.uuid4().hex)
+        _travelled[token] = self
+        state = {name: value for name, value in self.__dict__.items() if name != "parameters"}
+        return _known_again, (type(self), token), state  # state apart: it may lead back here
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "fn" not in self.__dict__:  # else it is the one that once left
+            self.__dict__.update(state)
+
+
+def _known_again(cls: type[Traveller], token: str) -> Traveller:
+    thing = _travelled.get(token)
+    if thing is None:
+        thing = _travelled[token] = cls.__new__(cls)
+    return thing

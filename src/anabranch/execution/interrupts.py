@@ -56,11 +56,7 @@ class Interruptible:
             if self._by_signal and _SIGNAL is not None:
                 signal.pthread_kill(self._thread, _SIGNAL)
             else:
-                import ctypes  # slow to load, and rarely needed
-
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                    ctypes.c_ulong(self._thread), ctypes.py_object(Interrupt)
-                )
+                raise_in_thread(self._thread, Interrupt)
 
     def settle(self, arrived: bool) -> None:
         """No interrupt after this; one that is under way is waited for, so that it hits nothing."""
@@ -82,6 +78,13 @@ class Interruptible:
     def _raise(self, number: int, frame: FrameType | None) -> None:
         if self._active or self._sent:
             raise Interrupt
+
+
+def raise_in_thread(thread: int, error: type[BaseException]) -> None:
+    """Raise this at the next line of Python that the thread runs."""
+    import ctypes  # slow to load, and rarely needed
+
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
 
 
 def run_interruptibly(

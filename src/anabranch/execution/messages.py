@@ -11,23 +11,25 @@ import pickle
 import struct
 from typing import Any, Final
 
-DEFINE: Final = 0  # to a child: number, bytes of TaskSpec.for_worker()
-FORGET: Final = 1  # to a child: number
-SCOPE: Final = 2  # to a child: bytes of the scope that the calls from here on belong to
+# To a child.
+DEFINE: Final = 0  # number, bytes of TaskSpec.for_worker()
+FORGET: Final = 1  # number
+SCOPE: Final = 2  # bytes of the scope that the calls from here on belong to
 CALL: Final = (
-    3  # to a child: key, attempt, number of the spec, bytes of (args, kwargs), name, announces
+    3  # key, attempt, number of the spec, bytes of (args, kwargs), name, announces, nested
 )
-TAKE_BACK: Final = 4  # to a child: give back what has not begun
-STARTED: Final = 5  # from a child: key, attempt
-ENDED: Final = (
-    6  # from a child: key, attempt, phase, form of value, value, and the rest of an Outcome
-)
-LOG: Final = 7  # from a child: bytes of a log record's attributes
-RETURNED: Final = 8  # from a child: keys of calls that it has not begun and gives back
+TAKE_BACK: Final = 4  # give back what has not begun
+INTERRUPT: Final = 5  # key of a nested call
+NOTICE: Final = 6  # bytes of what the engine tells, see requests.py
 
-INLINE: Final = 0  # forms of value: a plain one
-PICKLED: Final = 1
-EXCEPTION: Final = 2
+# From a child.
+STARTED: Final = 7  # key, attempt
+ENDED: Final = 8  # a packed outcome
+LOG: Final = 9  # bytes of a log record's attributes
+RETURNED: Final = 10  # keys of calls that it has not begun and gives back; whether as asked
+WAITS: Final = 11  # key of a call that has begun to wait for others
+GOES_ON: Final = 12  # key of one that waits no more
+REQUEST: Final = 13  # key of a call, bytes of what it asks of the engine, see requests.py
 
 Message = tuple[Any, ...]
 

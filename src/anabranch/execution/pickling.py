@@ -1,21 +1,32 @@
-"""Values on their way to another process, and what is said about those that cannot go."""
+"""Values on their way to another process, and what is said about those that cannot go.
+
+Functions that can be imported go by name, also those that stand under the name of their task;
+futures go as references, which the other end gives a meaning.
+"""
 
 from __future__ import annotations
 
+import io
 import pickle
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import FunctionType
-from typing import Any
+from typing import Any, Protocol
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
-from anabranch.errors import AnabranchError, RemoteTaskError, RemoteTraceback, UnpicklableError
+from anabranch.errors import UnpicklableError
+from anabranch.execution.functions import find_by_name, function_by_name, importable_name
+from anabranch.futures import TaskFuture
 
 PROTOCOL = 5
-_by_value: Callable[[Any, int], bytes] = cloudpickle.dumps  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # as above
 DEEPEST = 20
 """Levels into a value that the search for its unpicklable part goes."""
+
+
+class Futures(Protocol):
+    """Knows the futures that references stand for."""
+
+    def future(self, prefix: int, key: int) -> TaskFuture[Any]: ...
 
 
 def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
@@ -31,70 +42,60 @@ def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
         raise UnpicklableError(what, path, reason) from error
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, futures: Futures | None = None) -> Any:
     """The other end of `dumps`; raises whatever the value's own code raises."""
-    return pickle.loads(data)
+    if futures is None or _FUTURE_MARK not in data:
+        return pickle.loads(data)
+    return _Unpickler(data, futures).load()
 
 
 def _dumps(value: Any) -> bytes:
     if not cloudpickle.list_registry_pickle_by_value():
         try:
             data = pickle.dumps(value, PROTOCOL)
-        except Exception:  # a lambda, a local class: cloudpickle sends those by value
-            return _by_value(value, PROTOCOL)
+        except Exception:  # a lambda, a local class, a future: the other way can send those
+            return _by_value(value)
         if b"__main__" not in data:  # another process has another main module
             return data
-    return _by_value(value, PROTOCOL)
+    return _by_value(value)
 
 
-# -- exceptions -----------------------------------------------------------------------------------
+def _by_value(value: Any) -> bytes:
+    file = io.BytesIO()
+    _Pickler(file, PROTOCOL).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+    return file.getvalue()
 
 
-def portable_exception(error: BaseException) -> bytes:
-    """An exception and its traceback's text as bytes, for `received_exception`.
+class _Pickler(cloudpickle.Pickler):
+    """Cloudpickle, with what it does not know: our futures, and functions behind their task."""
 
-    One that would not arrive as it is, becomes a `RemoteTaskError`.
-    """
-    text = "".join(traceback.format_exception(error))
-    for made in (_as_it_is, _by_its_parts):
-        try:
-            data = _by_value((*made(error), text), PROTOCOL)
-            if type(received_exception(data)) is type(error):
-                return data
-        except Exception:  # whatever its own code does: there is the next way
-            continue
-    stand_in = RemoteTaskError(type(error).__qualname__, _text_of(error), text)
-    return _by_value((*_as_it_is(stand_in), text), PROTOCOL)
+    def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # untyped there
+        if isinstance(obj, TaskFuture):
+            return future_at, obj._shared.home.reference(obj)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownArgumentType]  # the record's own
+        if type(obj) is FunctionType and not cloudpickle.list_registry_pickle_by_value():
+            name = importable_name(obj)
+            if name is not None and find_by_name(*name) is not obj:  # it stands behind its task
+                return function_by_name, name
+        return super().reducer_override(obj)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped there
 
 
-def received_exception(data: bytes) -> BaseException:
-    """The exception, with its traceback in the other process as its cause."""
-    error, made_from, text = loads(data)
-    if error is None:
-        cls, args, attributes = made_from
-        error = cls.__new__(cls)
-        error.args = args
-        error.__dict__.update(attributes)
-    error.__cause__ = RemoteTraceback(text)
-    return error
+def future_at(prefix: int, key: int) -> TaskFuture[Any]:
+    """What stands for a future in a pickle; only `loads` can give it a meaning."""
+    raise TypeError("A future means nothing outside of the run that it belongs to.")
 
 
-def _as_it_is(error: BaseException) -> tuple[Any, Any]:
-    return error, None
+_FUTURE_MARK = future_at.__name__.encode()
 
 
-def _by_its_parts(error: BaseException) -> tuple[Any, Any]:
-    """Our own errors build their message, so that their `args` do not fit their `__init__`."""
-    if not isinstance(error, AnabranchError):
-        raise TypeError
-    return None, (type(error), error.args, dict(error.__dict__))
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, data: bytes, futures: Futures) -> None:
+        super().__init__(io.BytesIO(data))
+        self._futures = futures
 
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(its text cannot be made)"
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if global_name == future_at.__name__ and module_name == __name__:
+            return self._futures.future
+        return super().find_class(module_name, global_name)
 
 
 # -- the search for the part that cannot be pickled -----------------------------------------------
@@ -122,7 +123,7 @@ def _first_bad(
         if id(value) in seen:
             continue
         try:
-            _by_value(value, PROTOCOL)
+            _by_value(value)
         except Exception as error:
             return label, value, error
     return None

@@ -1,7 +1,8 @@
 """A child process at work: calls come in on a socket, run on the main thread, and outcomes go out.
 
 A second thread reads the socket, so that calls that have not begun can be taken back from under a
-long one, and so that the process ends with its parent.
+long one, and so that the process ends with its parent. While the call on the main thread waits for
+others, calls that come in run beside it on threads of their own.
 """
 
 from __future__ import annotations
@@ -12,29 +13,30 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from anabranch.clock import SystemClock
-from anabranch.context import RunContext, current_context
-from anabranch.errors import Terminated, UnpicklableError, UnsupportedOptionError
+from anabranch.errors import Terminated
 from anabranch.execution import messages
 from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.interrupts import raise_in_thread
 from anabranch.execution.messages import FrameReader, Message, pack
-from anabranch.execution.pickling import dumps, loads, portable_exception
+from anabranch.execution.pickling import loads
+from anabranch.execution.portable import packed
+from anabranch.execution.remote_engine import FlowStandIn, RemoteEngine
 from anabranch.execution.remote_logs import forward_logs
 from anabranch.execution.run import failure, run_call
 from anabranch.logging import prints_logged
-from anabranch.outcomes import FAILED, Outcome
-from anabranch.runs import FlowRun
+from anabranch.outcomes import Outcome
 
 GRACE_SECONDS = 1.0
 """How long a call may go on after the parent is gone."""
 TERMINATED = 128 + signal.SIGTERM
 PIECE = 1 << 18
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Channel:
@@ -83,17 +85,20 @@ class Received(NamedTuple):
 
 
 class Worker:
-    """The life of a child process, from its fork to its end."""
+    """The life of a child process, from its fork to its end; a `remote_engine.Line`."""
 
     def __init__(self, its_socket: socket.socket) -> None:
         self._channel = Channel(its_socket)
         self._calls: SimpleQueue[Received | None] = SimpleQueue()
         self._busy = False
         self._ending = False
-        self._homes: dict[Any, Any] = {}
-        self._scope_data: bytes | None = None
-        self._scope: Any = None
-        self._flow_open: Any = None
+        self._engine = RemoteEngine(self)
+        self._scopes: dict[bytes, Scope] = {}
+        self._base: ContextVar[int] = ContextVar("anabranch_base_call")
+        self._main_call: int | None = None
+        self._main_waits = 0
+        self._lending = threading.Lock()
+        self._threads: dict[int, int] = {}  # of nested calls, by key
 
     def run(self, levels: Mapping[str, int]) -> int:
         """Work until the parent closes the socket; gives the exit code."""
@@ -117,18 +122,20 @@ class Worker:
     def _carry_out(self, received: Received) -> bool:
         """Run a call and tell its outcome; False if the process was told to end meanwhile."""
         self._busy = True
+        self._main_call = received.key
         if received.announces:
             self._channel.send((messages.STARTED, received.key, received.attempt))
         outcome, name = self._outcome_of(received)
         self._ending = True  # a SIGTERM that comes now must not tear what follows
-        _flush()
-        self._channel.send(_ended(outcome, name))
+        self._tell_end(outcome, name)
+        self._main_call = None
         self._busy = False
         self._ending = False
         return not isinstance(outcome.value, Terminated)
 
     def _outcome_of(self, received: Received) -> tuple[Outcome, str]:
         started = time.time()
+        self._base.set(received.key)
         try:
             call = self._call(received)
         except BaseException as error:  # imports run users' code
@@ -141,29 +148,20 @@ class Worker:
         except Terminated as error:  # it came just after the task's own code
             return failure(call, error, started, time.time() - started), call.run_name
 
+    def _tell_end(self, outcome: Outcome, name: str) -> None:
+        _flush()
+        self._channel.send((messages.ENDED, packed(outcome, name)))
+
     def _call(self, received: Received) -> Call:
         spec = received.definition.spec()
-        if received.scope is not self._scope_data:
-            self._scope = self._made_scope(loads(received.scope))
-            self._scope_data = received.scope
-        args, kwargs = loads(received.data)
-        return Call(
-            received.key, received.attempt, spec, self._scope, args, kwargs, received.name, None
-        )
-
-    def _made_scope(self, sent: tuple[Any, ...]) -> Scope:
-        """A scope whose engine is this process's own, for what tasks call directly."""
-        (engine_type, open_flow_type), rest = sent
-        engine = self._homes.get(engine_type)
-        if engine is None:
-            local_type: Any = type("WorkerEngine", (FlowlessEngine, engine_type), {})
-            engine = self._homes[engine_type] = local_type(SystemClock())
-        flow_run, log_prints = rest[2], rest[5]
-        last = self._flow_open
-        if last is None or last.flow_run != flow_run or last.log_prints != log_prints:
-            self._flow_open = open_flow_type(flow_run, None, None, log_prints)
-            self._flow_open.runner = NO_RUNNER
-        return Scope(engine, self._flow_open, *rest[2:])
+        scope = self._scopes.get(received.scope)
+        if scope is None:
+            sent = loads(received.scope)
+            open_flow = FlowStandIn(flow_run=sent[0], log_prints=sent[3])
+            scope = Scope(self._engine, open_flow, *sent)
+            self._scopes = {received.scope: scope}  # calls of one submission come together
+        args, kwargs = loads(received.data, self._engine)
+        return Call(received.key, received.attempt, spec, scope, args, kwargs, received.name, None)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self._ending and not self._channel.sending:
@@ -172,6 +170,46 @@ class Worker:
         again = threading.Timer(0.002, signal.pthread_kill, (main, number))
         again.daemon = True
         again.start()
+
+    # -- calls that run beside one that waits ------------------------------------------------------
+
+    def _run_nested(self, received: Received) -> None:
+        self._threads[received.key] = threading.get_ident()
+        if received.announces:
+            self._channel.send((messages.STARTED, received.key, received.attempt))
+        outcome, name = self._outcome_of(received)
+        del self._threads[received.key]
+        self._tell_end(outcome, name)
+
+    def _interrupt(self, key: int) -> None:
+        thread = self._threads.get(key)
+        if thread is not None:
+            raise_in_thread(thread, Terminated)
+
+    # -- what the engine's stand-in needs, see `remote_engine.Line` --------------------------------
+
+    def ask(self, request: bytes) -> None:
+        """Send a request of the call that the calling code belongs to."""
+        key = self._base.get(self._main_call)
+        self._channel.send((messages.REQUEST, key, request))
+
+    @contextmanager
+    def lend(self) -> Generator[None]:
+        key = self._base.get(None)
+        if key is None:  # a thread of the user's own, which holds no slot
+            yield
+            return
+        on_main = key == self._main_call
+        with self._lending:
+            self._main_waits += on_main
+            back = self._take_back() if on_main else []
+            self._channel.send((messages.RETURNED, back, False), (messages.WAITS, key))
+        try:
+            yield
+        finally:
+            with self._lending:
+                self._main_waits -= on_main
+                self._channel.send((messages.GOES_ON, key))
 
     # -- the reading thread -----------------------------------------------------------------------
 
@@ -183,9 +221,10 @@ class Worker:
             for message in frames.feed(piece):
                 tag = message[0]
                 if tag == messages.CALL:
-                    _, key, attempt, number, data, name, announces = message
-                    self._calls.put(
-                        Received(key, attempt, definitions[number], scope, data, name, announces)
+                    _, key, attempt, number, data, name, announces, nested = message
+                    self._accept(
+                        Received(key, attempt, definitions[number], scope, data, name, announces),
+                        nested,
                     )
                 elif tag == messages.SCOPE:
                     scope = message[1]
@@ -193,13 +232,31 @@ class Worker:
                     definitions[message[1]] = Definition(message[2])
                 elif tag == messages.FORGET:
                     del definitions[message[1]]
+                elif tag == messages.NOTICE:
+                    self._engine.told(message[1])
                 elif tag == messages.TAKE_BACK:
-                    self._give_back()
+                    with self._lending:
+                        self._channel.send((messages.RETURNED, self._take_back(), True))
+                elif tag == messages.INTERRUPT:
+                    self._interrupt(message[1])
         self._calls.put(None)
         if self._busy:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         time.sleep(GRACE_SECONDS)
         os._exit(1)
+
+    def _accept(self, received: Received, nested: bool) -> None:
+        if nested:
+            name = f"anabranch-nested-{received.key}"
+            threading.Thread(
+                target=self._run_nested, args=(received,), name=name, daemon=True
+            ).start()
+            return
+        with self._lending:
+            if self._main_waits:  # it was sent before the parent knew
+                self._channel.send((messages.RETURNED, [received.key], False))
+            else:
+                self._calls.put(received)
 
     def _receive(self) -> bytes:
         try:
@@ -207,29 +264,15 @@ class Worker:
         except OSError:
             return b""
 
-    def _give_back(self) -> None:
+    def _take_back(self) -> list[int]:
+        """The keys of calls that have not begun, which will not begin here."""
         keys: list[int] = []
         try:
             while (received := self._calls.get_nowait()) is not None:
                 keys.append(received.key)
         except Empty:
             pass
-        self._channel.send((messages.RETURNED, keys))
-
-
-def _ended(outcome: Outcome, name: str) -> Message:
-    """The message that carries an outcome."""
-    key, attempt, phase, value, *rest = outcome[:8]
-    form = messages.INLINE
-    if isinstance(value, BaseException):
-        form, value = messages.EXCEPTION, portable_exception(value)
-    elif type(value) not in _PLAIN:
-        try:
-            form, value = messages.PICKLED, dumps(value, f"The result of {name}", ("result",))
-        except UnpicklableError as error:
-            form, phase, value = messages.EXCEPTION, FAILED, portable_exception(error)
-            rest = [*rest[:2], None, None]
-    return (messages.ENDED, key, attempt, phase, form, value, *rest)
+        return keys
 
 
 def _flush() -> None:
@@ -242,60 +285,3 @@ def _flush() -> None:
 
 def _nothing() -> None:
     """Stands for a function that could not be loaded."""
-
-
-# -- what a task on a worker has for an engine ------------------------------------------------------
-
-
-class NoRunner:
-    """Stands where a flow has its runner: tasks here are called directly, not submitted."""
-
-    capabilities: Any = None
-
-    def wait(self, waiter: Any, futures: Sequence[Any], timeout: float | None) -> bool:
-        return waiter.wait(timeout)
-
-    def lend(self) -> Any:
-        return threading.Lock()  # a context manager that holds nobody up
-
-    def running(self) -> Sequence[tuple[int, int]]:
-        return ()
-
-    def abandoned(self) -> list[str]:
-        return []
-
-    def runs_on(self, loop: Any) -> bool:
-        return False
-
-
-NO_RUNNER = NoRunner()
-
-
-class FlowlessEngine:
-    """Put before an engine's own class: refuses what only the flow's process can do."""
-
-    def submit(self, spec: TaskSpec, *args: Any, **options: Any) -> Any:
-        context: RunContext = options.get("context") or current_context()
-        if options.get("runner") is None and context.open_flow.runner is NO_RUNNER:
-            raise _refusal(spec.name, "submit() or map() inside a task")
-        return super().submit(spec, *args, **options)  # type: ignore[misc]  # the engine's
-
-    def submit_expansion(self, name: str, *args: Any) -> Any:
-        if current_context().open_flow.runner is NO_RUNNER:
-            raise _refusal(name, "map() inside a task")
-        return super().submit_expansion(name, *args)  # type: ignore[misc]  # the engine's
-
-    def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
-        if current_context().open_flow.runner is NO_RUNNER:
-            raise _refusal(flow_run.name, "the flow's parameters inside a task")
-        return flow_run.parameters
-
-
-def _refusal(name: str, what: str) -> UnsupportedOptionError:
-    return UnsupportedOptionError(
-        name,
-        what,
-        "processes",
-        "A task on the processes runner cannot submit tasks yet, nor ask for its flow's "
-        "parameters: call tasks directly there, submit them from the flow, or use threads.",
-    )

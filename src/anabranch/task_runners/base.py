@@ -6,7 +6,7 @@ A `TaskRunner` is a value: a name and options. A flow opens it for its own lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -36,8 +36,33 @@ class Capabilities:
     resources: Mapping[str, float] | None = field(default_factory=dict[str, float])
 
 
+class Desk(Protocol):
+    """Where the engine answers one worker process; callable from any thread."""
+
+    def asked(self, call: Call, request: bytes) -> None:
+        """A call that runs there asks something, see `execution/requests.py`."""
+        ...
+
+    def ended(self, key: int) -> None:
+        """A call there has ended, and asks nothing more."""
+        ...
+
+    def close(self) -> None:
+        """The worker is gone, with all that it carried."""
+        ...
+
+
 class Inbox(Protocol):
     """Where an open runner tells what becomes of its calls; callable from any thread."""
+
+    def desk(self, tell: Callable[[bytes], None]) -> Desk:
+        """The desk of a new worker process, whose `RemoteEngine.told` gets what `tell` is given,
+        in that order."""
+        ...
+
+    def future(self, prefix: int, key: int) -> TaskFuture[Any]:
+        """The future that a worker's reference stands for; see `execution/pickling.py`."""
+        ...
 
     def started(self, key: int, attempt: int) -> None:
         """An attempt began, told for calls whose task announces."""

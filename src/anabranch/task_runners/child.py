@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from time import monotonic, time
+from typing import NamedTuple
 
 from anabranch.errors import CrashedRun
 from anabranch.execution import messages
@@ -11,6 +13,7 @@ from anabranch.execution.calls import Call, Scope
 from anabranch.execution.messages import FrameReader, Message, pack
 from anabranch.execution.pickling import dumps
 from anabranch.outcomes import CANCELLED, CRASHED, Outcome
+from anabranch.task_runners.base import Desk
 
 PIECE = 1 << 18
 SPECS_KEPT = 1_000
@@ -40,26 +43,37 @@ class Definitions:
 _SPEC_NAMES = ("name", "key", "function name", "function", "kind", "tags")
 
 
-class Child:
-    """One process. Its calls run in the order of `flying`; only the first can have begun.
+class Begun(NamedTuple):
+    """A call that runs in a child; times are those at which it became its turn."""
 
-    `doomed` are keys whose end was asked for; `dying` is set once it was sent a signal.
+    call: Call
+    nested: bool
+    since: float  # monotonic
+    at: float  # since the epoch
+
+
+class Child:
+    """One process. `flying` are the calls that it was sent and has not ended, in that order.
+
+    Of those that are not nested one has begun, the first, and the others follow. `waiting` are keys
+    of begun calls that wait for others, `doomed` of those whose end was asked for; `dying` is set
+    once the process was sent a signal.
     """
 
-    def __init__(self, its_socket: socket.socket) -> None:
+    def __init__(self, its_socket: socket.socket, desk: Desk) -> None:
         self.socket = its_socket
+        self.desk = desk
         self.pid: int | None = None
         self.flying: dict[int, Call] = {}
-        self.current: Call | None = None
-        self.since = monotonic()
-        self.began = time()
+        self.begun: dict[int, Begun] = {}
+        self.waiting: set[int] = set()
         self.doomed: set[int] = set()
         self.asked_back: float | None = None
         self.dying = False
         self.kill_at: float | None = None
-        self.status: int | None = None
         self.at_end = False
         self.writes = False
+        self._main: int | None = None
         self._frames = FrameReader()
         self._messages: list[Message] = []
         self._bytes = bytearray()
@@ -67,19 +81,40 @@ class Child:
         self._scope: Scope | None = None
         its_socket.setblocking(False)
 
+    @property
+    def usable(self) -> bool:
+        """Whether it can be given calls."""
+        return not self.dying and not self.at_end and self.asked_back is None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call runs in it that does not wait for others."""
+        return len(self.begun) > len(self.waiting)
+
+    @property
+    def behind(self) -> int:
+        """How many calls wait for their turn in it."""
+        return len(self.flying) - len(self.begun)
+
+    @property
+    def main(self) -> Begun | None:
+        """What runs on its main thread."""
+        return None if self._main is None else self.begun[self._main]
+
     # -- to the child ---------------------------------------------------------------------------
 
-    def give(self, call: Call, number: int, definition: bytes) -> None:
-        """Put a call into what is sent next; raises `UnpicklableError` and changes nothing."""
+    def give(self, call: Call, number: int, definition: bytes, nested: bool) -> None:
+        """Put a call into what is sent next; raises `UnpicklableError` and changes nothing.
+
+        A nested one runs at once, beside those that wait.
+        """
         spec = call.spec
         what = f"The arguments of {call.run_name}"
         data = dumps((call.args, call.kwargs), what, ("args", "kwargs"))
         if self._scope is not call.scope:
-            scope = call.scope
-            types = (scope.engine.__class__, scope.open_flow.__class__)
-            packed = dumps((types, scope.for_worker()), f"The flow run of {call.run_name}")
+            packed = dumps(call.scope.for_worker(), f"The flow run of {call.run_name}")
             self._messages.append((messages.SCOPE, packed))
-            self._scope = scope
+            self._scope = call.scope
         if number not in self._defined:
             self._messages.append((messages.DEFINE, number, definition))
             self._defined[number] = None
@@ -87,13 +122,22 @@ class Child:
                 oldest = next(iter(self._defined))
                 del self._defined[oldest]
                 self._messages.append((messages.FORGET, oldest))
-        name = call.name
         self._messages.append(
-            (messages.CALL, call.key, call.attempt, number, data, name, spec.announces)
+            (messages.CALL, call.key, call.attempt, number, data, call.name, spec.announces, nested)
         )
         self.flying[call.key] = call
-        if self.current is None:
-            self.next_current()
+        if nested:
+            self._begin(call, nested)
+        elif self._main is None:
+            self.next_main()
+
+    def tell(self, notice: bytes) -> None:
+        """Put a notice of the engine into what is sent next."""
+        self._messages.append((messages.NOTICE, notice))
+
+    def interrupt(self, key: int) -> None:
+        """Ask for the end of a nested call."""
+        self._messages.append((messages.INTERRUPT, key))
 
     def ask_back(self) -> None:
         """Ask for the calls that have not begun."""
@@ -134,34 +178,64 @@ class Child:
             self.at_end = True
         return received
 
-    def next_current(self) -> None:
-        """The first call of those that it has is the one that runs."""
-        self.current = next(iter(self.flying.values()), None)
-        self.since = monotonic()
-        self.began = time()
+    def ended(self, key: int) -> Begun | None:
+        """A call has ended; the next one begins."""
+        self.flying.pop(key, None)
+        self.waiting.discard(key)
+        self.doomed.discard(key)
+        begun = self.begun.pop(key, None)
+        if key == self._main:
+            self._main = None
+            self.next_main()
+        return begun
+
+    def returned(self, keys: Sequence[int]) -> list[Call]:
+        """Calls that it gives back; none of them has begun, whatever was thought here."""
+        calls = [self.flying.pop(key) for key in keys if key in self.flying]
+        for call in calls:
+            self.begun.pop(call.key, None)
+        if self._main in keys:
+            self._main = None
+            self.next_main()
+        return calls
+
+    def next_main(self) -> None:
+        """The first call that has not begun is the one that its main thread runs now."""
+        if self._main is None:
+            for key, call in self.flying.items():
+                if key not in self.begun:
+                    self._main = key
+                    self._begin(call, False)
+                    return
+
+    def _begin(self, call: Call, nested: bool) -> None:
+        self.begun[call.key] = Begun(call, nested, monotonic(), time())
+
+    def was_born(self, pid: int) -> None:
+        self.pid = pid
+        for key, begun in self.begun.items():
+            self.begun[key] = begun._replace(since=monotonic(), at=time())
 
     def close(self) -> None:
         self.socket.close()
 
 
-def stopped(call: Call, child: Child) -> Outcome:
+def stopped(begun: Begun) -> Outcome:
     """The outcome of a call that was ended since someone asked for it."""
-    seconds = monotonic() - child.since
+    call = begun.call
     message = "Cancelled while it ran."
-    return Outcome(call.key, call.attempt, CANCELLED, None, child.began, seconds, message)
+    return Outcome(call.key, call.attempt, CANCELLED, None, begun.at, _length(begun), message)
 
 
-def lost(call: Call, child: Child, how: str) -> Outcome:
+def lost(begun: Begun, pid: int | None, how: str) -> Outcome:
     """The outcome of a call whose child died under it."""
-    message = f"Child process {child.pid} {how} while it ran {call.run_name}."
-    seconds = monotonic() - child.since
+    call = begun.call
+    message = f"Child process {pid} {how} while it ran {call.run_name}."
+    error = CrashedRun(message)
     return Outcome(
-        call.key,
-        call.attempt,
-        CRASHED,
-        CrashedRun(message),
-        child.began,
-        seconds,
-        message,
-        lost=True,
+        call.key, call.attempt, CRASHED, error, begun.at, _length(begun), message, lost=True
     )
+
+
+def _length(begun: Begun) -> float:
+    return monotonic() - begun.since

@@ -11,12 +11,12 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Sequence
 from time import monotonic, time
+from typing import NamedTuple
 
-from anabranch.errors import Terminated, UnpicklableError
+from anabranch.errors import Terminated
 from anabranch.execution import messages
 from anabranch.execution.calls import Call
-from anabranch.execution.messages import Message
-from anabranch.execution.pickling import loads, received_exception
+from anabranch.execution.portable import Packed, unpacked
 from anabranch.execution.remote_logs import handle_remote
 from anabranch.outcomes import FAILED, Outcome
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
@@ -35,18 +35,36 @@ KILL_SECONDS = 1.0
 """From SIGTERM to SIGKILL."""
 LEAVE_SECONDS = 1.0
 """How long children get to leave at the end."""
+MOST_EXTRA = 8
+"""Children beside `max_workers` that stand in for those whose calls wait; after that, calls run on
+threads of children that wait, so that memory stays bounded however deep tasks nest."""
+
+
+class Notice(NamedTuple):
+    """What the engine tells a child."""
+
+    child: Child
+    data: bytes
+
+
+Command = Sequence[Call] | set[int] | Notice
+"""A launch, a cancellation, or a notice."""
 
 
 class ProcessPool(OpenRunnerBase):
-    """At most `max_workers` children. All but the port's methods runs on the pool's own thread."""
+    """At most `max_workers` children at work, not counting those whose calls wait for others.
+
+    All but the port's methods runs on the pool's own thread.
+    """
 
     def __init__(self, inbox: Inbox, max_workers: int, capabilities: Capabilities) -> None:
         self.capabilities = capabilities
         self._inbox = inbox
         self._max_workers = max_workers
         self._queue = ReadyQueue()
-        self._again: deque[Call] = deque()  # taken back from children: they come first
-        self._commands: deque[Sequence[Call] | set[int]] = deque()  # launches and cancels, in order
+        self._inner = ReadyQueue()  # calls of tasks, which have others waiting for them: come first
+        self._again: deque[Call] = deque()  # taken back from children: they come before all
+        self._commands: deque[Command] = deque()
         self._children: list[Child] = []
         self._unborn: deque[Child] = deque()  # asked of the server, in this order
         self._definitions = Definitions()
@@ -76,15 +94,18 @@ class ProcessPool(OpenRunnerBase):
         self._wake()
 
     def running(self) -> Iterable[tuple[int, int]]:
-        current = [child.current for child in list(self._children) if child.pid is not None]
-        return [(call.key, call.attempt) for call in current if call is not None]
+        return [(call.key, call.attempt) for _, call in self._begun()]
 
     def abandoned(self) -> list[str]:
         return [
             f"{call.run_name} in child process {child.pid}"
-            for child in list(self._children)
-            if (call := child.current) is not None and call.key not in child.doomed
+            for child, call in self._begun()
+            if call.key not in child.doomed
         ]
+
+    def _begun(self) -> list[tuple[Child, Call]]:
+        born = [child for child in list(self._children) if child.pid is not None]
+        return [(child, begun.call) for child in born for begun in list(child.begun.values())]
 
     def close(self) -> None:
         """End all children, then the server; at most a few seconds."""
@@ -155,63 +176,82 @@ class ProcessPool(OpenRunnerBase):
         """Seconds until something is due that nobody tells of; None where nothing is."""
         times = [child.kill_at for child in self._children if child.kill_at is not None]
         soonest = max(0.0, min(times) - monotonic()) if times else None
-        if any(child.asked_back and child.doomed for child in self._children):
-            soonest = min(STUCK_SECONDS, soonest or STUCK_SECONDS)
-        if self._anyone_idle() and any(len(child.flying) > 1 for child in self._children):
-            soonest = min(STUCK_SECONDS, soonest if soonest is not None else STUCK_SECONDS)
+        asked = any(child.asked_back and child.doomed for child in self._children)
+        stuck = self._has_free_slot() and any(child.behind for child in self._children)
+        if asked or stuck:
+            soonest = STUCK_SECONDS if soonest is None else min(STUCK_SECONDS, soonest)
         return soonest
 
-    def _anyone_idle(self) -> bool:
-        idle = any(not child.flying and not child.dying for child in self._children)
-        return idle or len(self._children) < self._max_workers
+    def _has_free_slot(self) -> bool:
+        return sum(child.busy for child in self._children) < self._max_workers
 
     # -- calls go out -------------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        """Give each child that has room the next calls, and make children while there are more."""
+        """Give calls to free children, make children while there are more, and then let those that
+        are quick have some ahead."""
         window = max(1, min(WINDOW, int(WINDOW_SECONDS / max(self._mean, 1e-6))))
-        while self._queue or self._again:
+        while self._queue or self._inner or self._again:
+            if self._has_free_slot():
+                child = self._free_child()
+                if child is None or not self._give_next(child, bool(child.waiting)):
+                    break
+                continue
             open_ones = [child for child in self._children if self._has_room(child, window)]
-            idle = [child for child in open_ones if not child.flying]
-            if not idle and len(self._children) < self._max_workers:
-                open_ones = [self._new_child()]
             if not open_ones:
                 break
             for child in open_ones:
-                if not self._give_next(child):
+                if not self._give_next(child, False):
                     break
+        if not (self._queue or self._inner or self._again) and self._has_free_slot():
+            for child in self._children:
+                main = child.main
+                if child.behind and main and monotonic() - main.since > STUCK_SECONDS:
+                    child.ask_back()
         for child in self._children:
             self._send(child)
-        if not self._queue and not self._again and self._anyone_idle():
-            for child in self._children:
-                if len(child.flying) > 1 and monotonic() - child.since > STUCK_SECONDS:
-                    child.ask_back()
-                    self._send(child)
         self._hand_over()
 
-    def _has_room(self, child: Child, window: int) -> bool:
-        if child.dying or child.asked_back is not None or child.at_end:
-            return False
-        if not child.flying:
-            return True
-        if child.pid is None or len(child.flying) >= window:
-            return False
-        return monotonic() - child.since < STUCK_SECONDS
+    def _free_child(self) -> Child | None:
+        """One with nothing to do, a new one, or the one that waits with the fewest calls."""
+        idle = [child for child in self._children if child.usable and not child.flying]
+        if idle:
+            return idle[0]
+        if len(self._children) < self._max_workers + MOST_EXTRA:
+            return self._new_child()
+        waits = [child for child in self._children if child.usable and not child.busy]
+        return min(waits, key=lambda child: len(child.begun), default=None)
 
-    def _give_next(self, child: Child) -> bool:
+    def _has_room(self, child: Child, window: int) -> bool:
+        main = child.main
+        if not child.usable or main is None or child.waiting or child.pid is None:
+            return False
+        return len(child.flying) < window and monotonic() - main.since < STUCK_SECONDS
+
+    def _give_next(self, child: Child, nested: bool) -> bool:
         """One more call for this child; False where none is left."""
-        call = self._again.popleft() if self._again else self._queue.take()
+        call = self._again.popleft() if self._again else self._inner.take() or self._queue.take()
         if call is None:
             return False
         try:
-            child.give(call, *self._definitions.of(call))
+            child.give(call, *self._definitions.of(call), nested)
         except Exception as error:  # mostly `UnpicklableError`; no reason to lose other calls
             outcome = Outcome(call.key, call.attempt, FAILED, error, time(), 0.0)
             self._outcomes.append(outcome)
         return True
 
+    def _tell(self, child: Child, notice: bytes) -> None:
+        """Send a notice of the engine; from any thread."""
+        if threading.current_thread() is self._thread:
+            child.tell(notice)  # goes out with the next calls
+        else:
+            self._commands.append(Notice(child, notice))
+            self._wake()
+
     def _new_child(self) -> Child:
-        child = Child(self._server.fork())
+        child = Child(
+            self._server.fork(), self._inbox.desk(lambda notice: self._tell(child, notice))
+        )
         self._children.append(child)
         self._unborn.append(child)
         self._selector.register(child.socket, selectors.EVENT_READ, child)
@@ -232,48 +272,50 @@ class ProcessPool(OpenRunnerBase):
         for message in child.receive():
             tag = message[0]
             if tag == messages.ENDED:
-                self._ended(child, message)
+                self._ended(child, message[1])
             elif tag == messages.LOG:
                 _log(message[1])
             elif tag == messages.STARTED:
                 self._inbox.started(message[1], message[2])
             elif tag == messages.RETURNED:
-                self._returned(child, message[1])
+                self._returned(child, message[1], message[2])
+            elif tag == messages.WAITS:
+                if message[1] in child.begun:
+                    child.waiting.add(message[1])
+            elif tag == messages.GOES_ON:
+                child.waiting.discard(message[1])
+            elif tag == messages.REQUEST:
+                begun = child.begun.get(message[1])
+                if begun is not None:
+                    child.desk.asked(begun.call, message[2])
         if child.at_end:
             self._selector.unregister(child.socket)
 
-    def _ended(self, child: Child, message: Message) -> None:
-        _, key, attempt, phase, form, value, started, seconds, text, state_name = message
-        call = child.flying.pop(key, None)
-        child.next_current()
-        if call is None:
+    def _ended(self, child: Child, sent: Packed) -> None:
+        key = sent[0]
+        doomed = key in child.doomed or self._closing
+        begun = child.ended(key)
+        if begun is None:
             return
-        self._mean += 0.2 * (seconds - self._mean)
-        try:
-            if form == messages.PICKLED:
-                value = loads(value)
-            elif form == messages.EXCEPTION:
-                value = received_exception(value)
-        except Exception as error:  # its own code raised, or its class is not known here
-            phase, text, state_name = FAILED, None, None
-            reason = f"{type(error).__name__}: {error}"
-            value = UnpicklableError(f"The result of {call.run_name}", "result", reason)
-        outcome = Outcome(key, attempt, phase, value, started, seconds, text, state_name)
-        if isinstance(value, Terminated):
-            doomed = key in child.doomed or self._closing
-            outcome = stopped(call, child) if doomed else lost(call, child, "was sent SIGTERM")
-            child.dying = True
-            child.kill_at = child.kill_at or monotonic() + KILL_SECONDS
-        child.doomed.discard(key)
+        outcome = unpacked(sent, begun.call.run_name, self._inbox)
+        child.desk.ended(key)
+        self._mean += 0.2 * (outcome.seconds - self._mean)
+        if isinstance(outcome.value, Terminated):
+            how = "was sent SIGTERM"
+            outcome = stopped(begun) if doomed else lost(begun, child.pid, how)
+            if not begun.nested:
+                child.dying = True
+                child.kill_at = child.kill_at or monotonic() + KILL_SECONDS
+        if not child.doomed and not child.dying:
+            child.kill_at = None
         self._outcomes.append(outcome)
 
-    def _returned(self, child: Child, keys: Sequence[int]) -> None:
-        child.asked_back = None
-        back = [call for key in keys if (call := child.flying.pop(key, None)) is not None]
-        if child.current is not None and child.current.key in keys:
-            child.next_current()
-        self._take_again(child, back)
-        self._end_if_doomed(child)
+    def _returned(self, child: Child, keys: Sequence[int], as_asked: bool) -> None:
+        if as_asked:
+            child.asked_back = None
+        self._take_again(child, child.returned(keys))
+        if as_asked:
+            self._end_if_doomed(child)
 
     def _take_again(self, child: Child, calls: Sequence[Call]) -> None:
         """Calls that a child had not begun go to others, unless they were cancelled."""
@@ -291,11 +333,18 @@ class ProcessPool(OpenRunnerBase):
             command = self._commands.popleft()
             if isinstance(command, set):
                 self._cancel(command)
+            elif isinstance(command, Notice):
+                command.child.tell(command.data)
             else:
-                self._queue.put(command)
+                inner = [call for call in command if call.scope.parent_task_run_id is not None]
+                outer = command
+                if inner:
+                    self._inner.put(inner)
+                    outer = [call for call in command if call.scope.parent_task_run_id is None]
+                self._queue.put(outer)
 
     def _cancel(self, keys: set[int]) -> None:
-        waiting = self._queue.take_back_all(keys)
+        waiting = self._queue.take_back_all(keys) + self._inner.take_back_all(keys)
         waiting += [call for call in self._again if call.key in keys]
         self._again = deque(call for call in self._again if call.key not in keys)
         self._outcomes += [not_begun(call) for call in waiting]
@@ -307,13 +356,16 @@ class ProcessPool(OpenRunnerBase):
                 self._send(child)
 
     def _end_if_doomed(self, child: Child) -> None:
-        current = child.current
-        if current is not None and current.key in child.doomed and not child.dying:
-            if child.pid is None:  # not there yet: once it is
-                return
-            child.dying = True
-            child.kill_at = monotonic() + KILL_SECONDS
-            self._server.kill(child.pid, signal.SIGTERM)
+        """End the calls of a child that have begun and are doomed."""
+        if child.pid is None or child.dying:  # not there yet: once it is
+            return
+        for key in child.doomed & child.begun.keys():
+            child.kill_at = child.kill_at or monotonic() + KILL_SECONDS
+            if child.begun[key].nested:
+                child.interrupt(key)
+            else:
+                child.dying = True
+                self._server.kill(child.pid, signal.SIGTERM)
 
     def _see_to_the_dying(self) -> None:
         now = monotonic()
@@ -335,8 +387,7 @@ class ProcessPool(OpenRunnerBase):
                 if pid < 0:
                     self._bury(child, "could not be started")
                 else:
-                    child.pid = pid
-                    child.since = monotonic()
+                    child.was_born(pid)
                     if child.doomed and child.asked_back is None:
                         self._end_if_doomed(child)
             elif what == EXITED:
@@ -351,13 +402,14 @@ class ProcessPool(OpenRunnerBase):
             self._selector.unregister(child.socket)
         child.close()
         self._children.remove(child)
-        left = list(child.flying.values())
-        if left:
-            call = left.pop(0)
-            doomed = call.key in child.doomed or self._closing
-            self._outcomes.append(stopped(call, child) if doomed else lost(call, child, how))
-        child.current = None
-        self._take_again(child, left)
+        child.desk.close()
+        for key, begun in child.begun.items():
+            del child.flying[key]
+            doomed = key in child.doomed or self._closing
+            self._outcomes.append(stopped(begun) if doomed else lost(begun, child.pid, how))
+        self._take_again(child, list(child.flying.values()))
+        child.begun.clear()
+        child.flying.clear()
 
     def _replace_server(self) -> None:
         """The server is gone: children end with their sockets, and a new one makes others."""

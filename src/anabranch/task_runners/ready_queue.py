@@ -28,6 +28,8 @@ class ReadyQueue:
 
     def put(self, calls: Sequence[Call]) -> None:
         """Add calls of one submission or of several."""
+        if not calls:
+            return
         if len(calls) == 1 and not calls[0].spec.priority:
             self._plain[calls[0].key] = calls[0]
             return

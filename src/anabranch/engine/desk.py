@@ -1,0 +1,248 @@
+"""Answers what calls on a worker process ask: new runs, ends of runs that they carry, and results.
+
+One desk a process. Requests come in the order in which they were asked; what is told goes out in
+the order in which it became true.
+"""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from anabranch.annotations import allow_failure
+from anabranch.context import RunContext, TaskRunContext
+from anabranch.errors import CrashedRun
+from anabranch.execution.calls import Call, TaskSpec
+from anabranch.execution.pickling import dumps, loads
+from anabranch.execution.portable import packed, portable_exception, unpacked
+from anabranch.execution.requests import (
+    AddCallback,
+    Answer,
+    AskParameters,
+    Began,
+    Cancel,
+    Carry,
+    Describe,
+    Ended,
+    Launch,
+    Refusal,
+    Settled,
+    Stop,
+    Submit,
+    Submitted,
+    Watch,
+)
+from anabranch.futures import Links, TaskFuture
+from anabranch.outcomes import CRASHED, SETTLED, Outcome
+from anabranch.task_runners.base import Capabilities, OpenRunnerBase
+
+if TYPE_CHECKING:
+    from anabranch.engine.engine import Engine
+
+TASKS_KEPT = 1_000
+Run = TaskFuture[Any]
+
+
+class EngineDesk:
+    """See `task_runners.base.Desk`. `kept` are the futures that a call there knows, by its key."""
+
+    def __init__(self, engine: Engine, tell: Callable[[bytes], None]) -> None:
+        self.engine = engine
+        self.closed = False
+        self.carried: dict[int, Run] = {}
+        self._tell = tell
+        self._kept: dict[int, list[Run]] = {}
+        self._tasks: dict[bytes, Any] = {}
+        self._changing = threading.Lock()
+
+    def ended(self, key: int) -> None:
+        self._kept.pop(key, None)
+
+    def close(self) -> None:
+        with self._changing:
+            self.closed = True
+            left = list(self.carried.values())
+        self._kept.clear()
+        for run in left:
+            self.engine.finish_without_retry(_lost(run, self.engine.clock.time()))
+
+    # -- what is asked ------------------------------------------------------------------------------
+
+    def asked(self, call: Call, request: bytes) -> None:
+        number = 0
+        try:
+            words = loads(request, self.engine)
+            number = getattr(words, "number", 0)
+            self._answer(call, words)
+        except Exception as error:
+            if number:
+                self.tell(Refusal(number, portable_exception(error)))
+
+    def _answer(self, call: Call, words: Any) -> None:
+        if isinstance(words, Submit):
+            self._submit(call, words)
+        elif isinstance(words, Carry):
+            self._carry(call, words)
+        elif isinstance(words, Ended):
+            self._ended(words)
+        elif isinstance(words, Began):
+            self.engine.started(*words)
+        elif isinstance(words, Watch):
+            self._watch([words.future])
+        elif isinstance(words, Cancel):
+            self.tell(Answer(words.number, self.engine.cancel(words.futures)))
+        elif isinstance(words, Describe):
+            future = words.future
+            described = future.task_run, self.engine.phase_of(future)
+            self.tell(Answer(words.number, described))
+        elif isinstance(words, AddCallback):
+            self.engine.add_done_callback(words.future, words.fn)
+        elif isinstance(words, AskParameters):
+            flow_run = call.scope.flow_run
+            self.tell(Answer(words.number, {} if flow_run is None else flow_run.parameters))
+
+    def _submit(self, call: Call, words: Submit) -> None:
+        spec: TaskSpec = self._task(words.task).spec
+        runs = self.engine.submit(
+            spec,
+            words.inputs,
+            words.kwargs,
+            kwargs_each=words.kwargs_each,
+            wait_for=words.wait_for,
+            mapped=words.mapped,
+            context=_context_of(call, words.tags),
+        )
+        self._kept.setdefault(call.key, []).extend(runs)
+        self.tell(Answer(words.number, _submitted(runs, None)))
+        self._watch(runs)
+
+    def _carry(self, call: Call, words: Carry) -> None:
+        """A run of the flow that the worker itself carries."""
+        if words.task is None:
+            spec = TaskSpec(words.name, f"anabranch:{words.name}", _carried_elsewhere)
+        else:
+            spec = replace(self._task(words.task).spec, run_name=None)  # it names the run itself
+        carrier = CarriedRunner(self)
+        wait_for = [allow_failure(each) if allowed else each for each, allowed in words.blockers]
+        run = self.engine.submit(
+            spec,
+            ((),),
+            {},
+            wait_for=wait_for,
+            runner=carrier,
+            context=_context_of(call, words.tags),
+            visible=words.task is not None,
+        )[0]
+        with self._changing:
+            self.carried[run._key] = run
+        self.tell(Answer(words.number, _submitted([run], carrier.first())))
+        self._watch([run])
+
+    def _task(self, data: bytes) -> Any:
+        task = self._tasks.get(data)
+        if task is None:
+            task = self._tasks[data] = loads(data)
+            if len(self._tasks) > TASKS_KEPT:
+                del self._tasks[next(iter(self._tasks))]
+        return task
+
+    def _ended(self, words: Ended) -> None:
+        outcome = unpacked(words.outcome, words.name or "a task", self.engine)
+        run = self.carried.get(outcome.key)
+        if run is not None and words.name is not None:
+            run._links = run._links or Links()
+            run._links.name = words.name
+        if words.final:
+            self.engine.finish_without_retry(outcome)
+        else:
+            self.engine.finished([outcome])
+        if words.number:
+            self.tell(Answer(words.number, None))
+
+    # -- what is told -------------------------------------------------------------------------------
+
+    def tell(self, words: Any) -> None:
+        if not self.closed:
+            self._tell(dumps(words, "A notice"))
+
+    def _watch(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if not self.engine.notify(run, self._settled):
+                self._settled(run)
+
+    def _settled(self, run: Run) -> None:
+        with self._changing:
+            carried = self.carried.pop(run._key, None)
+        outcome = run._outcome
+        assert outcome is not None and run._phase >= SETTLED  # it is told of settled runs
+        if carried is not None and not isinstance(outcome.value, BaseException):
+            outcome = outcome._replace(value=None)  # the worker has it
+        self.tell(Settled(packed(outcome, run.name)))
+
+
+class CarriedRunner(OpenRunnerBase):
+    """The runner of one run that its worker carries: hands attempts to it."""
+
+    capabilities = Capabilities(
+        name="direct", priority=False, stops_sync=True, stops_async=True, parallel=False
+    )
+
+    def __init__(self, desk: EngineDesk) -> None:
+        self._desk = desk
+        self._taken = False
+        self._first: int | None = None
+        self._changing = threading.Lock()
+
+    def first(self) -> int | None:
+        """The attempt that was launched already, to go with the answer; others are told."""
+        with self._changing:
+            self._taken = True
+            return self._first
+
+    def launch(self, calls: Sequence[Call]) -> None:
+        for call in calls:
+            with self._changing:
+                if not self._taken:
+                    self._first = call.attempt
+                    continue
+            if self._desk.closed:
+                run = self._desk.carried.get(call.key)
+                if run is not None:
+                    outcome = _lost(run, self._desk.engine.clock.time())
+                    self._desk.engine.finish_without_retry(outcome)
+            else:
+                self._desk.tell(Launch(call.key, call.attempt))
+
+    def cancel(self, keys: Iterable[int]) -> None:
+        self._desk.tell(Stop(list(keys)))
+
+    def running(self) -> Iterable[tuple[int, int]]:
+        return ()
+
+
+def _submitted(runs: Sequence[Run], attempt: int | None) -> Submitted:
+    if not runs:
+        return Submitted(0, 0, 0, None, attempt)
+    shared: Any = runs[0]._shared
+    scope = shared.scope
+    return Submitted(scope.prefix, scope.first_key, scope.first_index, scope.map_id, attempt)
+
+
+def _context_of(call: Call, tags: frozenset[str]) -> RunContext:
+    context = TaskRunContext(call)
+    context.tags = tags
+    return context
+
+
+def _lost(run: Run, at: float) -> Outcome:
+    message = f"The worker process that ran {run.name} is gone."
+    return Outcome(run._key, run._attempt, CRASHED, CrashedRun(message), at, 0.0, message)
+
+
+def _carried_elsewhere() -> None:
+    """Stands for the function of a run that only its worker knows."""

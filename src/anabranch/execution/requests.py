@@ -1,0 +1,136 @@
+"""What a call on a worker asks of the engine, and what the engine tells it.
+
+Requests and notices travel pickled, on whatever channel a runner has. A request with a `number` is
+answered by an `Answer` or a `Refusal` of that number; what the engine tells a worker meanwhile
+arrives before the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from anabranch.execution.portable import Packed
+from anabranch.futures import TaskFuture
+
+# -- asked by a call ------------------------------------------------------------------------------
+
+
+class Submit(NamedTuple):
+    """New task runs for the flow's runner. `task` is pickled by itself, since it comes often."""
+
+    number: int
+    task: bytes
+    inputs: Sequence[tuple[Any, ...]]
+    kwargs: Mapping[str, Any]
+    kwargs_each: Sequence[Mapping[str, Any]] | None
+    wait_for: Sequence[Any]
+    mapped: bool
+    tags: frozenset[str]
+
+
+class Carry(NamedTuple):
+    """One task run that the worker carries itself; its arguments stay there.
+
+    `task` is None for a run of the engine's own, which has a name only.
+    """
+
+    number: int
+    task: bytes | None
+    name: str
+    blockers: Sequence[tuple[TaskFuture[Any], bool]]
+    tags: frozenset[str]
+
+
+class Began(NamedTuple):
+    """An attempt of a carried run."""
+
+    key: int
+    attempt: int
+
+
+class Ended(NamedTuple):
+    """An attempt of a carried run; `final` where it cannot be repeated."""
+
+    number: int
+    outcome: Packed
+    name: str | None
+    final: bool
+
+
+class Watch(NamedTuple):
+    """Tell when this settles."""
+
+    future: TaskFuture[Any]
+
+
+class Cancel(NamedTuple):
+    """Answered by how many had not settled."""
+
+    number: int
+    futures: Sequence[TaskFuture[Any]]
+
+
+class Describe(NamedTuple):
+    """Answered by a future's task run and phase."""
+
+    number: int
+    future: TaskFuture[Any]
+
+
+class AddCallback(NamedTuple):
+    """Call `fn(future)` in the flow's process once it has settled."""
+
+    future: TaskFuture[Any]
+    fn: Callable[..., object]
+
+
+class AskParameters(NamedTuple):
+    """Answered by those of the flow run."""
+
+    number: int
+
+
+# -- told by the engine ---------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    number: int
+    value: Any
+
+
+class Refusal(NamedTuple):
+    number: int
+    error: bytes
+
+
+class Submitted(NamedTuple):
+    """The answer to `Submit` and `Carry`: what the runs' names and ids are made of.
+
+    `attempt` is that of a carried run which is launched with this.
+    """
+
+    prefix: int
+    first_key: int
+    first_index: int
+    map_id: str | None
+    attempt: int | None
+
+
+class Launch(NamedTuple):
+    """Run an attempt of a carried run."""
+
+    key: int
+    attempt: int
+
+
+class Stop(NamedTuple):
+    """End carried runs that have begun, drop those that have not."""
+
+    keys: Sequence[int]
+
+
+class Settled(NamedTuple):
+    """A future that is watched, or a carried run, has settled."""
+
+    outcome: Packed
