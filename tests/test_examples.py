@@ -1,4 +1,6 @@
-"""Each example runs as its user would run it."""
+"""Each example runs as its user would run it, with warnings as errors."""
+
+from __future__ import annotations
 
 import subprocess
 import sys
@@ -7,14 +9,23 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-RUNNERS = ["inline", "threads", "asyncio"]
+RUNNERS = ["inline", "threads", "asyncio", "processes"]
+
+
+def run(script: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-X", "dev", str(script), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
 
 
 def run_example(name: str, *options: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    """What it prints; it ends well, and no warning stands in its log."""
+    done = run(EXAMPLES / name, *options)
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     return done.stdout
+
+
+# -- census ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -34,12 +45,20 @@ def test_census_gives_the_same_file_on_every_runner(tmp_path: Path, some_files: 
             "census.py", "--root", str(some_files), "--runner", runner, "--out", str(out)
         )
         assert "5 of 10 files could not be parsed:" in told
-        assert "awkward/null_byte.py: SyntaxError" in told
-        assert f" on {runner}; written to " in told.replace("\n", " ")
+        assert "  ../awkward/null_byte.py: SyntaxError: source code " in told
+        assert f" on {runner}; written to {out}\n" in told
         files.append(out.read_bytes())
-    assert files[0] == files[1] == files[2]
-    assert b"(top),1,5,1,0,1" in files[0]
-    assert b"inner,1,2,1,1,0" in files[0]
+    assert files == [files[0]] * len(RUNNERS)
+    assert b"\r\n.,1,5,1,0,1\r\n" in files[0]
+    assert b"\r\ninner,1,2,1,1,0\r\n" in files[0]
+
+
+def test_census_tells_why_files_failed_without_tracebacks(tmp_path: Path, some_files: Path) -> None:
+    out = tmp_path / "out.csv"
+    done = run(EXAMPLES / "census.py", "--root", str(some_files), "--out", str(out))
+    assert "'(' was never closed (unfinished.py, line 1)\n" in done.stdout
+    assert "5 task runs did not complete: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_census_of_nothing_ends_early(tmp_path: Path) -> None:
@@ -54,7 +73,7 @@ def test_census_counts_below_site_packages_if_asked_to(tmp_path: Path, some_file
     some_files.rename(root)
     out = tmp_path / "out.csv"
     run_example("census.py", "--root", str(root), "--out", str(out))
-    assert b"(top),1,5,1,0,1" in out.read_bytes()
+    assert "\n.,1,5,1,0,1\n" in out.read_text()
 
 
 def test_census_writes_no_path_of_this_machine(tmp_path: Path, some_files: Path) -> None:
@@ -64,3 +83,50 @@ def test_census_writes_no_path_of_this_machine(tmp_path: Path, some_files: Path)
     assert "bad.py" in out.read_text()
     assert str(tmp_path) not in out.read_text()
     assert str(EXAMPLES) not in out.read_text()
+
+
+def test_census_keeps_its_awkward_files_apart(tmp_path: Path, some_files: Path) -> None:
+    (some_files / "awkward").mkdir()
+    (some_files / "awkward" / "bom.py").write_text("import this\n")
+    out = tmp_path / "out.csv"
+    run_example("census.py", "--root", str(some_files), "--out", str(out))
+    text = out.read_text()
+    assert "\nawkward,1,1,0,0,1\n" in text
+    assert "\n../awkward,3,4,1,0,0\n" in text
+
+
+def test_census_takes_odd_names(tmp_path: Path, some_files: Path) -> None:
+    (some_files / "[bold]").mkdir()
+    (some_files / "[bold]" / "one.py").write_text("import os\n")
+    (some_files / "no_file.py").mkdir()
+    try:
+        (some_files / "b\udcffd.py").write_text("def (\n")
+    except OSError:
+        pytest.skip("file names have to be text here")
+    out = tmp_path / "out.csv"
+    told = run_example("census.py", "--root", str(some_files), "--out", str(out))
+    assert "│ [bold] " in told
+    assert "6 of 12 files could not be parsed:\n  b\\udcffd.py: SyntaxError: " in told
+    assert "\nb\\udcffd.py," in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--runner", "foo", "'foo' names no task runner. Known here: asyncio, inline, "),
+        ("--runner", "threads?max_workers=0", "max_workers='0' will not do"),
+        ("--runner", "inline?max_workers=2", "inline: max_workers='2' will not do"),
+        ("--root", "no/such/folder", "no/such/folder is not a folder"),
+        ("--root", __file__, f"{__file__} is not a folder"),
+        ("--out", "no/such/folder/out.csv", "is not a file in a folder that exists"),
+    ],
+)
+def test_census_refuses_a_bad_option(tmp_path: Path, option: str, value: str, told: str) -> None:
+    options = {"--root": str(tmp_path), "--out": str(tmp_path / "out.csv"), option: value}
+    done = run(EXAMPLES / "census.py", *[text for pair in options.items() for text in pair])
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: census.py ")
+    assert f"error: argument {option}: " in done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
