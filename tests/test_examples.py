@@ -130,3 +130,31 @@ def test_census_refuses_a_bad_option(tmp_path: Path, option: str, value: str, to
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+# -- the others -----------------------------------------------------------------------------------
+
+
+def rows(told: str) -> list[list[str]]:
+    """The cells of a printed table, without its head."""
+    lines = [line for line in told.splitlines() if line.startswith("│")]
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in lines]
+
+
+def test_flaky_fetch_tries_again_only_where_that_can_help() -> None:
+    told = run_example("flaky_fetch.py")
+    assert rows(told) == [
+        ["/rivers", "1", "Amazon, Nile"],
+        ["/lakes", "3", "Baikal"],
+        ["/deltas", "2", "Okavango"],
+        ["/flood", "4", "Unavailable: /flood"],
+        ["/nowhere", "1", "NotFound: /nowhere"],
+    ]
+    assert told.endswith("3 pages came; these did not: /flood, /nowhere\n")
+
+
+def test_flaky_fetch_leaves_nothing_but_its_log() -> None:
+    done = run(EXAMPLES / "flaky_fetch.py")
+    assert "2 task runs did not complete: " in done.stderr.splitlines()[-1]
+    for trace in ("never awaited", "was destroyed", "unclosed", "Unhandled"):
+        assert trace not in done.stderr
