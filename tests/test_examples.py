@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +160,19 @@ def test_flaky_fetch_leaves_nothing_but_its_log() -> None:
     assert "2 task runs did not complete: " in done.stderr.splitlines()[-1]
     for trace in ("never awaited", "was destroyed", "unclosed", "Unhandled"):
         assert trace not in done.stderr
+
+
+def test_branches_halves_until_it_is_exact() -> None:
+    told = run_example("branches.py")
+    found = re.search(r"The area is (.*) after (.*) tasks; exact is (.*)\.\n", told)
+    assert found is not None
+    area, tasks, exact = map(float, found.groups())
+    assert exact == pytest.approx(3.12159332)
+    assert area == pytest.approx(exact, abs=1e-6)
+    rounds = [[int(cell) for cell in row[:3]] for row in rows(told)]
+    assert [number for number, _, _ in rounds] == list(range(1, len(rounds) + 1))
+    assert tasks == sum(intervals for _, intervals, _ in rounds)
+    assert rounds[0][1:] == [1, 0]
+    for (_, intervals, good), (_, following, _) in itertools.pairwise(rounds):
+        assert following == 2 * (intervals - good)
+    assert rounds[-1][1] == rounds[-1][2]
