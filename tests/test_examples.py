@@ -176,3 +176,13 @@ def test_branches_halves_until_it_is_exact() -> None:
     for (_, intervals, good), (_, following, _) in itertools.pairwise(rounds):
         assert following == 2 * (intervals - good)
     assert rounds[-1][1] == rounds[-1][2]
+
+
+def test_side_by_side_goes_on_without_the_subflow_that_fails() -> None:
+    told = run_example("side_by_side.py")
+    assert rows(told) == [
+        ["harbour", "54.14"],
+        ["summit", "could not convert string to float: 'broken'"],
+        ["valley", "49.64"],
+    ]
+    assert told.endswith("The warmest of 2 stations is harbour; 1 failed.\n")
