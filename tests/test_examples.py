@@ -186,3 +186,24 @@ def test_side_by_side_goes_on_without_the_subflow_that_fails() -> None:
         ["valley", "49.64"],
     ]
     assert told.endswith("The warmest of 2 stations is harbour; 1 failed.\n")
+
+
+def test_every_runner_gives_the_same_result() -> None:
+    told = run_example("every_runner.py")
+    assert [row[:2] for row in rows(told)] == [[runner, "22,044"] for runner in RUNNERS]
+    assert all(0 < float(seconds) < 30 for _, _, seconds in rows(told))
+    assert told.endswith("All results are equal.\n")
+
+
+def test_every_runner_needs_no_main_guard(tmp_path: Path) -> None:
+    guarded = (EXAMPLES / "every_runner.py").read_text()
+    script = tmp_path / "unguarded.py"
+    script.write_text(
+        guarded.replace('if __name__ == "__main__":\n    main()', "main()")
+        .replace("RUNNERS = [", 'RUNNERS = ["processes"]\nALL = [')
+        .replace("250_000", "25_000")
+    )
+    assert "__name__" not in script.read_text()
+    done = run(script)
+    assert done.returncode == 0, done.stderr
+    assert [row[:2] for row in rows(done.stdout)] == [["processes", "2,762"]]
