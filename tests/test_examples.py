@@ -207,3 +207,8 @@ def test_every_runner_needs_no_main_guard(tmp_path: Path) -> None:
     done = run(script)
     assert done.returncode == 0, done.stderr
     assert [row[:2] for row in rows(done.stdout)] == [["processes", "2,762"]]
+
+
+def test_the_list_of_examples_is_complete() -> None:
+    listed = re.findall(r"`python examples/(\w+\.py)`", (EXAMPLES / "README.md").read_text())
+    assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
