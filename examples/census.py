@@ -1,6 +1,6 @@
 """A census of Python files: how many lines, functions, classes and imports, and where.
 
-    python examples/census.py --root SOME_FOLDER --runner threads --out census.csv
+    python examples/census.py --root SOME_FOLDER --runner processes --out census.csv
 
 The files are found at run time, and each is parsed by a task of its own. A small folder of awkward
 files is always counted too: some of them do not parse, which is told and stops nothing.
@@ -11,19 +11,33 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import logging
 import sysconfig
 import tokenize
+import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from anabranch import flow, runtime, task
+from anabranch.errors import TaskRunnerOptionError, UnknownTaskRunnerError
+from anabranch.task_runners import task_runner
 
 AWKWARD = Path(__file__).parent / "awkward"
+AWKWARD_NAME = "../awkward"  # no name below the root can begin like this
 COLUMNS = ("where", "files", "lines", "functions", "classes", "imports")
+NOT_PARSED = (SyntaxError, ValueError, RecursionError, MemoryError, OSError)
+"""What a file can be blamed for; any other exception is a bug of ours."""
+
+
+class File(NamedTuple):
+    folder: str  # the top one below the root, "." for the root itself
+    name: str
+    path: Path
 
 
 class Counts(NamedTuple):
@@ -44,6 +58,7 @@ class Census(NamedTuple):
 @task(task_run_name="parse {path.name}")
 def parse(path: Path) -> Counts:
     """Count what stands in one file, in the encoding that it declares."""
+    warnings.simplefilter("ignore", SyntaxWarning, append=True)  # of code that is not ours
     with tokenize.open(path) as file:
         text = file.read()
     nodes = list(ast.walk(ast.parse(text, filename=str(path))))
@@ -62,9 +77,7 @@ def add_up(parsed: list[tuple[str, Counts]]) -> dict[str, Counts]:
     folders: dict[str, list[Counts]] = defaultdict(list)
     for folder, counts in parsed:
         folders[folder].append(counts)
-    return {
-        folder: Counts(*map(sum, zip(*folders[folder], strict=True))) for folder in sorted(folders)
-    }
+    return {folder: total(folders[folder]) for folder in sorted(folders)}
 
 
 @flow
@@ -74,27 +87,53 @@ def census(root: Path) -> Census | None:
     if not found:
         print(f"There are no Python files below {root}.")
         return None
-    files = {**found, **{f"awkward/{name}": path for name, path in python_files(AWKWARD).items()}}
-    futures = parse.map(list(files.values()))
-    futures.wait()
+    files = found + awkward_files()
+    futures = parse.map([file.path for file in files])
     failures: dict[str, str] = {}
     parsed: list[tuple[str, Counts]] = []
-    for name, future in zip(files, futures, strict=True):
+    for file, future in zip(files, futures, strict=True):
         error = future.exception()
         if error is None:
-            parsed.append((name.split("/")[0] if "/" in name else "(top)", future.result()))
+            parsed.append((file.folder, future.result()))
+        elif isinstance(error, NOT_PARSED):
+            failures[file.name] = reason(error, file)
         else:
-            reason = str(error).replace(str(files[name]), name)  # the same text on every machine
-            failures[name] = f"{type(error).__name__}: {reason}"
+            raise error
     folders = add_up.submit(parsed).result()
     return Census(runtime.flow_run.name or "", len(files), folders, failures)
 
 
-def python_files(root: Path) -> dict[str, Path]:
-    """Paths by their names below `root`, sorted; installed packages are left out."""
-    paths = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
-    kept = {name: path for name, path in paths.items() if "site-packages" not in name.split("/")}
-    return dict(sorted(kept.items()))
+def python_files(root: Path) -> list[File]:
+    """The files below `root`, sorted by folder and name; installed packages are left out."""
+    files: list[File] = []
+    for path in root.rglob("*.py"):
+        parts = path.relative_to(root).parts
+        if "site-packages" not in parts and path.is_file():
+            folder = parts[0] if len(parts) > 1 else "."
+            files.append(File(printable(folder), printable("/".join(parts)), path))
+    return sorted(files)
+
+
+def awkward_files() -> list[File]:
+    return [
+        File(AWKWARD_NAME, f"{AWKWARD_NAME}/{file.name}", file.path)
+        for file in python_files(AWKWARD)
+    ]
+
+
+def reason(error: BaseException, file: File) -> str:
+    """Why a file did not parse, in the same words on every machine."""
+    told = printable(f"{type(error).__name__}: {error}")
+    return told.replace(printable(str(file.path)), file.name)
+
+
+def printable(text: str) -> str:
+    """File names may hold bytes that are no text; they come out as `\\udcff` and the like."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def total(counts: list[Counts]) -> Counts:
+    return Counts(*map(sum, zip(*counts, strict=True)))
 
 
 def write_csv(result: Census, out: Path) -> None:
@@ -108,30 +147,40 @@ def write_csv(result: Census, out: Path) -> None:
 
 
 def show(result: Census, runner: str, out: Path) -> None:
-    console = Console()
     largest = sorted(result.folders.items(), key=lambda item: -item[1].lines)
     table = Table(title="Python files, the 15 largest folders")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "where" else "right")
     for folder, counts in largest[:15]:
-        table.add_row(folder, *(f"{number:,}" for number in counts))
+        table.add_row(escape(folder), *(f"{number:,}" for number in counts))
     table.add_section()
-    total = Counts(*map(sum, zip(*result.folders.values(), strict=True)))
-    table.add_row("all", *(f"{number:,}" for number in total))
-    console.print(table)
-    console.print(f"{len(result.failures)} of {result.files} files could not be parsed:")
+    table.add_row("all", *(f"{number:,}" for number in total(list(result.folders.values()))))
+    Console().print(table)
+    print(f"{len(result.failures)} of {result.files} files could not be parsed:")
     for name, why in result.failures.items():
-        console.print(f"  {name}: {why}", markup=False, highlight=False)
-    console.print(f"run {result.run_name} on {runner}; written to {out}", highlight=False)
+        print(f"  {name}: {why}")
+    print(f"run {result.run_name} on {runner}; written to {out}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(sysconfig.get_paths()["stdlib"]))
-    parser.add_argument("--runner", default="threads", help="such as inline, threads or asyncio")
+    library = Path(sysconfig.get_paths()["stdlib"])
+    parser.add_argument("--root", type=Path, default=library, help="a folder of Python files")
+    parser.add_argument("--runner", default="threads", help="inline, threads, asyncio or processes")
     parser.add_argument("--out", type=Path, default=Path("census.csv"), help="a CSV file")
     options = parser.parse_args()
-    result = census.with_options(task_runner=options.runner)(options.root)
+    try:
+        runner = task_runner(options.runner)
+    except (UnknownTaskRunnerError, TaskRunnerOptionError) as error:
+        parser.error(f"argument --runner: {error}")
+    if not options.root.is_dir():
+        parser.error(f"argument --root: {options.root} is not a folder")
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        parser.error(f"argument --out: {options.out} is not a file in a folder that exists")
+
+    # Why files failed stands below the table; the tracebacks, some 200 lines, would bury it.
+    logging.getLogger("anabranch.runs").addFilter(lambda record: not record.exc_info)
+    result = census.with_options(task_runner=runner)(options.root)
     if result is not None:
         write_csv(result, options.out)
         show(result, options.runner, options.out)
