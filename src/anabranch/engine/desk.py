@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.annotations import allow_failure
 from anabranch.context import RunContext, TaskRunContext
@@ -36,6 +36,7 @@ from anabranch.execution.requests import (
     Submit,
     Submitted,
     Watch,
+    number_of,
 )
 from anabranch.futures import Links, TaskFuture
 from anabranch.outcomes import CRASHED, SETTLED, Outcome
@@ -46,6 +47,13 @@ if TYPE_CHECKING:
 
 TASKS_KEPT = 1_000
 Run = TaskFuture[Any]
+
+
+class New(NamedTuple):
+    """An answer that names new runs, which are watched from here on."""
+
+    answer: Submitted
+    runs: list[Run]
 
 
 class EngineDesk:
@@ -74,39 +82,45 @@ class EngineDesk:
     # -- what is asked ------------------------------------------------------------------------------
 
     def asked(self, call: Call, request: bytes) -> None:
-        number = 0
+        number, data = number_of(request)
         try:
-            words = loads(request, self.engine)
-            number = getattr(words, "number", 0)
-            self._answer(call, words)
+            answer = self._answer(call, loads(data, self.engine))
         except Exception as error:
-            if number:
-                self.tell(Refusal(number, portable_exception(error)))
+            self.tell(Refusal(number, portable_exception(error)))
+            return
+        runs: list[Run] = []
+        if isinstance(answer, New):
+            answer, runs = answer
+        if number:
+            self.tell(Answer(number, answer))
+        self._watch(runs)  # not before the worker knows them
 
-    def _answer(self, call: Call, words: Any) -> None:
-        if isinstance(words, Submit):
-            self._submit(call, words)
-        elif isinstance(words, Carry):
-            self._carry(call, words)
-        elif isinstance(words, Ended):
-            self._ended(words)
-        elif isinstance(words, Began):
-            self.engine.started(*words)
-        elif isinstance(words, Watch):
-            self._watch([words.future])
-        elif isinstance(words, Cancel):
-            self.tell(Answer(words.number, self.engine.cancel(words.futures)))
-        elif isinstance(words, Describe):
-            future = words.future
-            described = future.task_run, self.engine.phase_of(future)
-            self.tell(Answer(words.number, described))
-        elif isinstance(words, AddCallback):
-            self.engine.add_done_callback(words.future, words.fn)
-        elif isinstance(words, AskParameters):
-            flow_run = call.scope.flow_run
-            self.tell(Answer(words.number, {} if flow_run is None else flow_run.parameters))
+    def _answer(self, call: Call, words: Any) -> Any:
+        engine = self.engine
+        match words:
+            case Submit():
+                return self._submit(call, words)
+            case Carry():
+                return self._carry(call, words)
+            case Ended():
+                return self._ended(words)
+            case Began():
+                return engine.started(words.key, words.attempt)
+            case Watch():
+                return self._watch([words.future])
+            case Cancel():
+                return engine.cancel(words.futures)
+            case Describe():
+                return words.future.task_run, engine.phase_of(words.future)
+            case AddCallback():
+                return engine.add_done_callback(words.future, words.fn)
+            case AskParameters():
+                flow_run = call.scope.flow_run
+                return {} if flow_run is None else flow_run.parameters
+            case _:
+                raise TypeError(f"Not a request: {words!r}")
 
-    def _submit(self, call: Call, words: Submit) -> None:
+    def _submit(self, call: Call, words: Submit) -> New:
         spec: TaskSpec = self._task(words.task).spec
         runs = self.engine.submit(
             spec,
@@ -118,10 +132,11 @@ class EngineDesk:
             context=_context_of(call, words.tags),
         )
         self._kept.setdefault(call.key, []).extend(runs)
-        self.tell(Answer(words.number, _submitted(runs, None)))
-        self._watch(runs)
+        for run in runs:
+            self.engine.reference(run)  # from here on the worker refers to it
+        return New(_submitted(runs, None), runs)
 
-    def _carry(self, call: Call, words: Carry) -> None:
+    def _carry(self, call: Call, words: Carry) -> New:
         """A run of the flow that the worker itself carries."""
         if words.task is None:
             spec = TaskSpec(words.name, f"anabranch:{words.name}", _carried_elsewhere)
@@ -140,8 +155,9 @@ class EngineDesk:
         )[0]
         with self._changing:
             self.carried[run._key] = run
-        self.tell(Answer(words.number, _submitted([run], carrier.first())))
-        self._watch([run])
+        self._kept.setdefault(call.key, []).append(run)
+        self.engine.reference(run)
+        return New(_submitted([run], carrier.first()), [run])
 
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)
@@ -161,8 +177,6 @@ class EngineDesk:
             self.engine.finish_without_retry(outcome)
         else:
             self.engine.finished([outcome])
-        if words.number:
-            self.tell(Answer(words.number, None))
 
     # -- what is told -------------------------------------------------------------------------------
 

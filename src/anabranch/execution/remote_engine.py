@@ -43,6 +43,7 @@ from anabranch.execution.requests import (
     Submit,
     Submitted,
     Watch,
+    numbered,
 )
 from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
@@ -205,8 +206,7 @@ class RemoteEngine:
             self._mirrors.update((run._key, run) for run in runs)
 
         self._ask(
-            lambda number: Submit(
-                number,
+            Submit(
                 self._task(spec),
                 inputs,
                 kwargs,
@@ -248,8 +248,7 @@ class RemoteEngine:
                 self._launch(key, attempt)
 
         self._ask(
-            lambda number: Carry(
-                number,
+            Carry(
                 self._task(spec) if visible else None,
                 spec.name,
                 list(blockers.items()),
@@ -294,10 +293,11 @@ class RemoteEngine:
         sent = packed(outcome if failed else outcome._replace(value=None), carried.spec.name)
         links = None if carried.future is None else carried.future._links
         name = None if links is None else links.name
+        words = Ended(sent, name, final)
         if threading.get_ident() == self._reader:  # which has to go on to read the answer
-            self._send(Ended(0, sent, name, final), "An outcome")
+            self._send(words, "An outcome")
         else:
-            self._ask(lambda number: Ended(number, sent, name, final), "An outcome")
+            self._ask(words, "An outcome")
 
     # -- what futures ask, see `futures.Home` -------------------------------------------------------
 
@@ -330,14 +330,14 @@ class RemoteEngine:
         self._send(AddCallback(future, callback), f"The done callback of {future.name}")
 
     def cancel(self, futures: Sequence[Run]) -> int:
-        return self._ask(lambda number: Cancel(number, futures), "Futures")
+        return self._ask(Cancel(futures), "Futures")
 
     def phase_of(self, future: Run) -> int:
         return future._phase if future._phase >= SETTLED else self.describe(future)[1]
 
     def describe(self, future: Run) -> tuple[TaskRun, int]:
         """The record of a run, and its phase right now."""
-        return self._ask(lambda number: Describe(number, future), "A future")
+        return self._ask(Describe(future), "A future")
 
     def reference(self, future: Run) -> tuple[int, int]:
         shared: Any = future._shared
@@ -358,7 +358,7 @@ class RemoteEngine:
 
     def flow_parameters(self, flow_run: FlowRun) -> Mapping[str, Any]:
         if flow_run.id not in self._parameters:
-            self._parameters[flow_run.id] = self._ask(AskParameters, "Parameters")
+            self._parameters[flow_run.id] = self._ask(AskParameters(), "Parameters")
         return self._parameters[flow_run.id]
 
     def refuse_flow(self, flow_name: str) -> None:
@@ -373,20 +373,16 @@ class RemoteEngine:
 
     # -- the channel ----------------------------------------------------------------------------------
 
-    def _send(self, request: tuple[Any, ...], what: str) -> None:
-        self._line.ask(dumps(request, what, ["request"]))
+    def _send(self, words: Any, what: str) -> None:
+        self._line.ask(numbered(0, dumps(words, what, words._fields)))
 
     def _ask(
-        self,
-        request: Callable[[int], Any],
-        what: str,
-        then: Callable[[Any], Any] = lambda answer: answer,
+        self, words: Any, what: str, then: Callable[[Any], Any] = lambda answer: answer
     ) -> Any:
         """Send a request and wait for what `then`, on the reading thread, makes of the answer."""
         pending = Pending(then)
         number = next(self._numbers)
-        words = request(number)
-        data = dumps(words, what, words._fields)
+        data = numbered(number, dumps(words, what, words._fields))
         self._pending[number] = pending
         self._line.ask(data)
         pending.waiter.block()
@@ -431,6 +427,8 @@ class RemoteEngine:
         own = None if carried is None else carried.outcome
         if own is not None and (own.phase, own.attempt) == (outcome.phase, outcome.attempt):
             outcome = own  # with its value, which did not travel
+        elif carried is not None:  # it ended without its attempt
+            carried.runner.cancel([key])
         with self._lock:
             run._outcome = outcome
             run._phase = outcome.phase

@@ -1,8 +1,9 @@
 """What a call on a worker asks of the engine, and what the engine tells it.
 
-Requests and notices travel pickled, on whatever channel a runner has. A request with a `number` is
-answered by an `Answer` or a `Refusal` of that number; what the engine tells a worker meanwhile
-arrives before the answer.
+Requests and notices travel pickled, on whatever channel a runner has. A request comes behind a
+number in 8 bytes, apart so that one which cannot be read is answered too: by an `Answer` or a
+`Refusal` of that number. Number 0 wants no answer. What the engine tells a worker meanwhile arrives
+before the answer.
 """
 
 from __future__ import annotations
@@ -13,13 +14,23 @@ from typing import Any, NamedTuple
 from anabranch.execution.portable import Packed
 from anabranch.futures import TaskFuture
 
+
+def numbered(number: int, request: bytes) -> bytes:
+    """A pickled request behind its number."""
+    return number.to_bytes(8, "big") + request
+
+
+def number_of(data: bytes) -> tuple[int, bytes]:
+    """The other end of `numbered`."""
+    return int.from_bytes(data[:8], "big"), data[8:]
+
+
 # -- asked by a call ------------------------------------------------------------------------------
 
 
 class Submit(NamedTuple):
     """New task runs for the flow's runner. `task` is pickled by itself, since it comes often."""
 
-    number: int
     task: bytes
     inputs: Sequence[tuple[Any, ...]]
     kwargs: Mapping[str, Any]
@@ -35,7 +46,6 @@ class Carry(NamedTuple):
     `task` is None for a run of the engine's own, which has a name only.
     """
 
-    number: int
     task: bytes | None
     name: str
     blockers: Sequence[tuple[TaskFuture[Any], bool]]
@@ -52,7 +62,6 @@ class Began(NamedTuple):
 class Ended(NamedTuple):
     """An attempt of a carried run; `final` where it cannot be repeated."""
 
-    number: int
     outcome: Packed
     name: str | None
     final: bool
@@ -67,14 +76,12 @@ class Watch(NamedTuple):
 class Cancel(NamedTuple):
     """Answered by how many had not settled."""
 
-    number: int
     futures: Sequence[TaskFuture[Any]]
 
 
 class Describe(NamedTuple):
     """Answered by a future's task run and phase."""
 
-    number: int
     future: TaskFuture[Any]
 
 
@@ -87,8 +94,6 @@ class AddCallback(NamedTuple):
 
 class AskParameters(NamedTuple):
     """Answered by those of the flow run."""
-
-    number: int
 
 
 # -- told by the engine ---------------------------------------------------------------------------
