@@ -1,9 +1,12 @@
-"""For tests: of your flows, and of task runners of your own."""
+"""For tests: of your flows (`harness`), and of task runners of your own (`RunnerContract`)."""
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from anabranch.testing.clock import MovableClock as MovableClock
+from anabranch.testing.harness import harness as harness
 
 if TYPE_CHECKING:
     from anabranch.testing.contract import RunnerContract as RunnerContract
@@ -17,4 +20,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["RunnerContract"]
+__all__ = ["MovableClock", "RunnerContract", "harness"]
