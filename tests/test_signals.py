@@ -114,6 +114,29 @@ census()
 say("went on")
 """
 
+BETWEEN_ATTEMPTS = """
+import logging
+
+class Ready(logging.StreamHandler):  # called by a thread of the engine, not by the main one
+    def emit(self, record):
+        super().emit(record)
+        if "Retrying" in record.getMessage():
+            ready()
+
+logging.getLogger("anabranch").addHandler(Ready())
+
+@flow(task_runner=RUNNER, retries=1, retry_delay_seconds=FOREVER, on_cancellation=[ended])
+def census():
+    raise ValueError("once more")
+
+@flow(task_runner=RUNNER, retries=1, retry_delay_seconds=FOREVER, on_cancellation=[ended])
+async def census_async():
+    raise ValueError("once more")
+
+census() if sys.argv[1] != "asyncio" else asyncio.run(census_async.with_options(name="census")())
+say("went on")
+"""
+
 CAUGHT = """
 before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
 
@@ -230,6 +253,15 @@ def test_while_the_flow_joins_its_children(tmp_path: Path, number: signal.Signal
 def test_below_a_subflow(tmp_path: Path, runner: str) -> None:
     with script(tmp_path, SUBFLOWS, runner) as process:
         check_cancelled(process, signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_while_the_flow_waits_to_be_tried_again(
+    tmp_path: Path, runner: str, number: signal.Signals
+) -> None:
+    with script(tmp_path, BETWEEN_ATTEMPTS, runner) as process:
+        check_cancelled(process, number)
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)

@@ -31,6 +31,16 @@ class RunContext:
         return None
 
     @property
+    def clock(self) -> Any:
+        """The `clock.Clock` of an engine that starts here; None for the machine's own."""
+        return None
+
+    @property
+    def subscribers(self) -> tuple[Any, ...]:
+        """Who hears of the events of an engine that starts here, beside those of its own."""
+        return ()
+
+    @property
     def flow_run(self) -> FlowRun | None:
         return None
 

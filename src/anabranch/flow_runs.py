@@ -44,9 +44,11 @@ from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
 from anabranch.subscribers.progress import progress_display
 from anabranch.task_runners import task_runner
-from anabranch.waiting import Waiter, pause
+from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
+    import asyncio
+
     from anabranch.flows import Flow
 
 
@@ -73,8 +75,9 @@ class Settle(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """Wait so many seconds."""
+    """Wait so many seconds of the engine's clock."""
 
+    open_flow: OpenFlow
     seconds: float
 
 
@@ -144,11 +147,14 @@ def _attempts(
 ) -> Steps:
     """Run the function until it gives a final state, or its retries are used up."""
     attempt = 1
+    delay: float | None = None
     while True:
         inside = copy_context()
         flow_run = replace(flow_run, run_count=attempt)
         inside.run(current.set, FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints))
         try:
+            if delay is not None:
+                yield Pause(open_flow, delay)
             value = yield RunFunction(inside, flow.fn, *bound, flow.timeout)
             state = yield from _conclude(engine, open_flow, value)
         except Interrupt:
@@ -166,7 +172,6 @@ def _attempts(
             engine.refuse_new(open_flow)
             return state
         engine.tell(flow_run, _retrying(delay))
-        yield Pause(delay)
         attempt += 1
 
 
@@ -310,7 +315,8 @@ def engine_for(context: RunContext, flow: Flow[..., Any]) -> Generator[Engine]:
         return
     settings = load_settings()
     set_up_logging(settings.logging_level)
-    engine = Engine(SystemClock(), [LogSubscriber()], settings.cancel_grace)
+    subscribers = [LogSubscriber(), *context.subscribers]
+    engine = Engine(context.clock or SystemClock(), subscribers, settings.cancel_grace)
     shows = settings.progress and sys.stderr.isatty()
     try:
         with progress_display(engine.progress, shows):
@@ -354,7 +360,9 @@ def _do(engine: Engine, step: Step) -> Any:
     if isinstance(step, RunFunction):
         return _call_function(engine, step)
     if isinstance(step, Pause):
-        pause(step.seconds)
+        waiter = Waiter()
+        engine.clock.call_later(step.seconds, partial(waiter, None))  # pyright: ignore[reportArgumentType]  # woken without a future
+        engine.wait_in(step.open_flow, waiter)
     elif isinstance(step, Settle):
         FutureList(step.futures).wait()
     else:
@@ -435,7 +443,9 @@ async def _do_async(engine: Engine, step: Step) -> Any:
                 raise Interrupt from error
             raise
     if isinstance(step, Pause):
-        await asyncio.sleep(step.seconds)
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        engine.clock.call_later(step.seconds, partial(_wake, loop, woken.set))
+        await woken.wait()
     elif isinstance(step, Settle):
         for future in reversed(step.futures):
             if not future.done():
@@ -447,6 +457,14 @@ async def _do_async(engine: Engine, step: Step) -> Any:
             await woken.wait()
             woken.clear()
     return None
+
+
+def _wake(loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
+    """Wake who waits on this loop, from the clock's thread."""
+    try:
+        loop.call_soon_threadsafe(wake)
+    except RuntimeError:  # the loop was closed meanwhile: nobody waits there
+        pass
 
 
 async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

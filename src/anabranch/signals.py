@@ -18,13 +18,13 @@ from typing import Any
 from anabranch.context import RunContext
 from anabranch.errors import Interrupted, Terminated
 from anabranch.states import State
-from anabranch.waiting import Waiter, pause
+from anabranch.waiting import Waiter
 
 PUT_OFF_SECONDS = 0.002
 PUT_OFF_TIMES = 500
 """After a second of this the signal takes effect wherever it is: our code waits for user code."""
 
-_RESTING = frozenset({Waiter.block.__code__, pause.__code__})
+_RESTING = frozenset({Waiter.block.__code__})
 
 
 class Told:

@@ -68,8 +68,3 @@ class Waiter:
             if not self.block(None if deadline is None else deadline - time.monotonic()):
                 return self.done
         return True
-
-
-def pause(seconds: float) -> None:
-    """Sleep, in a place that a signal may end."""
-    time.sleep(seconds)

@@ -27,7 +27,8 @@ def _engine_for(context: RunContext) -> Generator[tuple[Engine, RunContext]]:
     if isinstance(context, FlowRunContext | TaskRunContext):
         yield context.engine, context
         return
-    engine = Engine(SystemClock(), grace=load_settings().cancel_grace)
+    clock = context.clock or SystemClock()
+    engine = Engine(clock, context.subscribers, load_settings().cancel_grace)
     alone = EngineContext(engine, OpenFlow(None, None, None), context.tags)
     try:
         yield engine, alone
