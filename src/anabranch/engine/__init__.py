@@ -1,0 +1,17 @@
+"""The engine's rooms. What loads when it is first used stands here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anabranch.engine.desk import EngineDesk as EngineDesk
+
+_LAZY = {"EngineDesk": "anabranch.engine.desk"}  # only runs with worker processes need it: 7 ms
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

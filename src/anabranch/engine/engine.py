@@ -19,11 +19,11 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
+from anabranch import engine as engine_rooms
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search, resolve
 from anabranch.engine.callbacks import CallbackRunner, Callbacks, call_reporting, call_user
-from anabranch.engine.desk import EngineDesk
 from anabranch.engine.publisher import Publisher
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
@@ -60,7 +60,7 @@ from anabranch.outcomes import (
 from anabranch.runs import FlowRun, id_prefix, run_id
 from anabranch.states import State
 from anabranch.subscribers.progress import TaskProgress
-from anabranch.task_runners.base import OpenRunner, refuse_unsupported
+from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
 from anabranch.waiting import Waiter
 
 CHUNK = 1_000
@@ -557,8 +557,8 @@ class Engine:
 
     # -- what workers ask -------------------------------------------------------------------------
 
-    def desk(self, tell: Callable[[bytes], None]) -> EngineDesk:
-        return EngineDesk(self, tell)
+    def desk(self, tell: Callable[[bytes], None]) -> Desk:
+        return engine_rooms.EngineDesk(self, tell)
 
     def reference(self, future: Run) -> tuple[int, int]:
         self._sent[future._key] = future
