@@ -7,7 +7,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import anyio
 from rich.console import Console
@@ -70,6 +70,10 @@ async def submitted_async(count: int) -> int:
     return sum([await future for future in futures])
 
 
+mapped_on_processes = mapped.with_options(task_runner="processes?max_workers=2")
+submitted_on_processes = submitted.with_options(task_runner="processes?max_workers=2")
+
+
 def thread_pool(count: int) -> int:
     with ThreadPoolExecutor(8) as pool:
         futures = [pool.submit(bare, n) for n in range(count)]
@@ -79,6 +83,12 @@ def thread_pool(count: int) -> int:
 def thread_pool_one_by_one(count: int) -> int:
     with ThreadPoolExecutor(8) as pool:
         return sum(pool.submit(bare, n).result() for n in range(count))
+
+
+def process_pool(count: int) -> int:
+    with ProcessPoolExecutor(2) as pool:
+        futures = [pool.submit(bare, n) for n in range(count)]
+        return sum(future.result() for future in futures)
 
 
 def task_group(count: int) -> int:
@@ -97,7 +107,7 @@ Run = Callable[[int], int]
 def overhead(tasks: int, rounds: int) -> None:
     """Print the table: each row's two sides alternate, so that noise hits both."""
     logging.getLogger("anabranch").setLevel("ERROR")
-    threads = "ThreadPoolExecutor(8)"
+    threads, processes = "ThreadPoolExecutor(8)", "ProcessPoolExecutor(2).submit"
     rows: list[tuple[str, Run, str, Run, float, int]] = [
         ("threads: map", mapped, threads, thread_pool, 0.5, tasks),
         ("threads: submit", submitted, threads, thread_pool, 1.0, tasks),
@@ -106,11 +116,13 @@ def overhead(tasks: int, rounds: int) -> None:
         ("threads: parents that block", parents, threads, thread_pool, 2.0, tasks // 4),
         ("asyncio: map", lambda n: asyncio.run(mapped_async(n)), "anyio task group", task_group, 0.4, tasks),
         ("asyncio: submit", lambda n: asyncio.run(submitted_async(n)), "anyio task group", task_group, 0.6, tasks),
+        ("processes: map", mapped_on_processes, processes, process_pool, 1.0, tasks),
+        ("processes: submit", submitted_on_processes, processes, process_pool, 1.0, tasks),
     ]  # fmt: skip
     table = Table(title=f"{tasks:,} tasks of x + 1, medians of {rounds} alternations")
     for column in ("what", "µs a task", "beside", "µs a task", "ratio", "target", ""):
         table.add_column(column, justify="left" if column in ("what", "beside", "") else "right")
-    console = Console()
+    console = Console(width=110)
     with console.status("measuring") as status:
         for name, ours, other_name, other, target, count in rows:
             status.update(f"measuring {name}")

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from copy import copy
 from typing import Any
 
-from anabranch.runs import FlowRun, TaskRun
+from anabranch.runs import FlowRun, TaskRun, run_id
 
 
 class RunContext:
@@ -46,6 +46,11 @@ class RunContext:
 
     @property
     def task_run(self) -> TaskRun | None:
+        return None
+
+    @property
+    def task_run_id(self) -> str | None:
+        """The id alone, without making the record."""
         return None
 
     @property
@@ -121,6 +126,10 @@ class TaskRunContext(RunContext):
     @property
     def task_run(self) -> TaskRun:
         return self.call.task_run()
+
+    @property
+    def task_run_id(self) -> str:
+        return run_id(self.call.scope.prefix, self.call.key)
 
     @property
     def log_prints(self) -> bool:

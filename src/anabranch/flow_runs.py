@@ -291,14 +291,13 @@ def _new_run(
     name = run_name()
     if flow.flow_run_name is not None:
         name = fill_template(flow.flow_run_name, bound.arguments)
-    task_run = context.task_run
     return FlowRun(
         id=run_id(engine.prefix, engine.next_number()),
         name=name,
         flow_name=flow.name,
         tags=context.tags,
         parameters=dict(bound.arguments),
-        parent_task_run_id=None if task_run is None else task_run.id,
+        parent_task_run_id=context.task_run_id,
         parent_flow_run_id=None if context.flow_run is None else context.flow_run.id,
         start_time=dt.datetime.fromtimestamp(engine.clock.time(), dt.UTC),
     )

@@ -184,7 +184,8 @@ def id_prefix() -> int:
 
 def run_id(prefix: int, key: int) -> str:
     """The id of a run as a UUID: the engine's random prefix and the run's number in it."""
-    return str(uuid.UUID(int=prefix | key))
+    digits = f"{prefix | key:032x}"  # as str(uuid.UUID(int=...)), in a third of its time
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from anabranch.futures import (
     outcome_state,
     until_settled,
 )
+from anabranch.locks import YieldingLock
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
     CANCELLED,
@@ -84,7 +85,7 @@ class Engine:
         self.prefix = id_prefix()
         self.callbacks = Callbacks()
         self.publisher = Publisher(subscribers)
-        self._lock = threading.Lock()
+        self._lock = YieldingLock()
         self._tracker = Tracker(self.publisher.phases)
         self._next_key = 1
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
@@ -163,7 +164,6 @@ class Engine:
         context: RunContext,
         visible: bool,
     ) -> Submission:
-        parent = context.task_run
         log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
         if log_prints:
             self.log_prints()
@@ -179,7 +179,7 @@ class Engine:
             self,
             open_flow,
             open_flow.flow_run,
-            None if parent is None else parent.id,
+            context.task_run_id,
             context.tags | spec.tags if spec.tags else context.tags,
             log_prints,
             self.prefix,

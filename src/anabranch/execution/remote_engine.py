@@ -492,12 +492,11 @@ class OwnThread:
 
 
 def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Submitted) -> Scope:
-    parent = context.task_run
     return Scope(
         engine,
         context.open_flow,
         context.flow_run,
-        None if parent is None else parent.id,
+        context.task_run_id,
         context.tags | spec.tags if spec.tags else context.tags,
         context.log_prints if spec.log_prints is None else spec.log_prints,
         answer.prefix,

@@ -14,6 +14,7 @@ from typing import Any
 from anabranch.execution.calls import Call
 from anabranch.execution.run import drive_alone, run_call
 from anabranch.futures import TaskFuture
+from anabranch.locks import YieldingLock
 from anabranch.outcomes import CANCELLED, Outcome
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
 from anabranch.task_runners.ready_queue import ReadyQueue
@@ -75,12 +76,13 @@ class ThreadPool(OpenRunnerBase):
         self._flushed_at = monotonic()
         self._idle: deque[Worker] = deque()
         self._workers: dict[int, Worker] = {}
-        self._changing = threading.Lock()
+        self._changing = YieldingLock()
         self._count = 0
         self._lent = 0
         self._abandoned = 0
         self._made = 0
         self._closed = False
+        self._unstaffed = False
         self._sweeper: threading.Thread | None = None
         self._sweep = threading.Semaphore(0)
         self._sweeper_asleep = False
@@ -88,8 +90,21 @@ class ThreadPool(OpenRunnerBase):
     # -- the port -----------------------------------------------------------------------------------
 
     def launch(self, calls: Sequence[Call]) -> None:
+        """A worker between two calls takes one of these itself. One that submits a single call
+        from inside its own mostly waits for it next, and then runs it: nobody is woken before that
+        or the sweeper's next look, since two threads that take turns cost more than the call."""
         self._queue.put(calls)
-        self._staff(len(calls))
+        worker = self._workers.get(get_ident())
+        if worker is None:
+            self._staff(len(calls))
+        elif worker.call is None:
+            self._staff(len(calls) - 1)
+        elif len(calls) > 1:
+            self._staff(len(calls))
+        else:
+            self._unstaffed = True
+            if self._sweeper_asleep or self._sweeper is None:
+                self._wake_sweeper()
 
     def cancel(self, keys: Iterable[int]) -> None:
         keys = set(keys)
@@ -108,7 +123,8 @@ class ThreadPool(OpenRunnerBase):
         worker = self._workers.get(get_ident())
         if worker is None:
             return waiter.wait(timeout)
-        self.flush()
+        if self._unstaffed and (self._idle or self._count < self._max_workers):
+            self._staff(len(self._queue) - 1)
         if timeout is None and worker.nested < NESTED_ON_ONE_THREAD and not _on_a_loop():
             for future in futures:
                 call = self._queue.take_back(future._key)  # pyright: ignore[reportPrivateUsage]  # the record's key
@@ -272,6 +288,8 @@ class ThreadPool(OpenRunnerBase):
     def flush(self) -> None:
         """Hand back all outcomes that any worker has left here."""
         self._flushed_at = monotonic()
+        if not self._outcomes:
+            return
         take: Callable[[], Outcome] = self._outcomes.popleft
         batch: list[Outcome] = []
         try:
@@ -284,24 +302,30 @@ class ThreadPool(OpenRunnerBase):
 
     def _wake_sweeper(self) -> None:
         with self._changing:
-            if self._sweeper is None:
+            first = self._sweeper is None
+            if first:
                 self._sweeper = threading.Thread(
                     target=self._keep_sweeping, name="anabranch-sweeper", daemon=True
                 )
-                self._sweeper.start()
-            elif self._sweeper_asleep:
-                self._sweeper_asleep = False
-                self._sweep.release()
+            asleep, self._sweeper_asleep = self._sweeper_asleep, False
+        if first and self._sweeper is not None:
+            self._sweeper.start()
+        elif asleep:
+            self._sweep.release()
 
     def _keep_sweeping(self) -> None:
-        """Hand back what workers left behind when they went into long calls."""
+        """Hand back what workers left behind when they went into long calls, and see to it that
+        what they submitted does not wait for them."""
         while not self._closed:
             self._sweep.acquire(timeout=GROUP_SECONDS)
+            if self._unstaffed:
+                self._unstaffed = False
+                self._staff(len(self._queue))
             if self._outcomes:
                 self.flush()
                 continue
             with self._changing:
-                if self._outcomes or self._closed:
+                if self._outcomes or self._unstaffed or self._closed:
                     continue
                 self._sweeper_asleep = True
             self._sweep.acquire()
