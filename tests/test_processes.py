@@ -277,6 +277,7 @@ def census():
     while not (PLACE / "up").exists():
         os.sched_yield()
     futures[0].cancel()
+    futures[0].wait()
     print(sum(future.result() for future in futures[1:]), futures[0].state.name)
     return 1
 census()
@@ -609,3 +610,31 @@ def test_the_path_goes_through_slots_and_closures() -> None:
 def test_an_exception_that_unpickles_as_something_else() -> None:
     error = received_exception(portable_exception(UnpicklableError("a", "b", "c")))
     assert isinstance(error, UnpicklableError) and error.path == "b"
+
+
+def test_a_child_killed_from_outside_during_a_map_of_ten_thousand(tmp_path: Path) -> None:
+    done = run(
+        tmp_path,
+        """
+PLACE = Path(sys.argv[0]).parent
+@task
+def work(n):
+    if n == 5_000:
+        PLACE.joinpath("pid").write_text(str(os.getpid()))
+        PLACE.joinpath("pid").rename(PLACE / "at half")
+        if not (PLACE / "killed").exists():
+            threading.Event().wait(3600)
+    return n
+@flow(task_runner=POOL)
+def census():
+    futures = work.map(range(10_000))
+    while not (PLACE / "at half").exists():
+        os.sched_yield()
+    (PLACE / "killed").write_text("")
+    os.kill(int((PLACE / "at half").read_text()), signal.SIGKILL)
+    return futures.result()
+print(census() == list(range(10_000)))
+""",
+    )
+    assert done.stdout == "True\n"
+    assert "was killed by SIGKILL while it ran work-5000.; it runs again" in done.stderr

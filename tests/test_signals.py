@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-RUNNERS = ["inline", "threads", "asyncio"]
+RUNNERS = ["inline", "threads", "asyncio", "processes"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 EXIT_CODES = {signal.SIGINT: {-signal.SIGINT, 130}, signal.SIGTERM: {143}}
 WHY = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
@@ -89,6 +89,27 @@ def census():
         quick.submit(n)
 
 census()
+say("went on")
+"""
+
+NEVER_TURNING = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+async def census():
+    while True:
+        await quick.submit(1)
+
+asyncio.run(census())
+say("went on")
+"""
+
+BUSY = """
+@flow(task_runner=RUNNER, on_cancellation=[ended])
+async def census():
+    ready()
+    while True:
+        pass
+
+asyncio.run(census())
 say("went on")
 """
 
@@ -224,7 +245,7 @@ def test_during_a_map(tmp_path: Path, runner: str, number: signal.Signals) -> No
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
-@pytest.mark.parametrize("runner", ["threads", "asyncio"])
+@pytest.mark.parametrize("runner", ["threads", "asyncio", "processes"])
 def test_during_a_map_of_an_async_flow(tmp_path: Path, runner: str, number: signal.Signals) -> None:
     with script(tmp_path, ASYNC_MAP, runner) as process:
         check_cancelled(process, number)
@@ -241,6 +262,25 @@ def test_during_async_tasks_of_a_sync_flow(tmp_path: Path, runner: str) -> None:
 def test_while_the_flow_submits(tmp_path: Path, runner: str, number: signal.Signals) -> None:
     with script(tmp_path, SUBMITTING, runner) as process:
         check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_while_an_async_flow_submits_and_its_loop_never_turns(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with script(tmp_path, NEVER_TURNING, "inline") as process:
+        check_cancelled(process, number)
+
+
+def test_a_second_signal_ends_an_async_flow_that_never_awaits(tmp_path: Path) -> None:
+    with script(tmp_path, BUSY, "threads") as process:
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)  # the loop cannot hand the first one on
+        process.send_signal(signal.SIGTERM)
+        out, err, _ = end_of(process, GRACE + SLACK)
+    assert process.returncode == 143, err
+    assert "went on" not in out
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)

@@ -39,7 +39,13 @@ from anabranch.logging import set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
 from anabranch.runs import FlowRun, run_id, run_name
 from anabranch.settings import load_settings
-from anabranch.signals import exception_for, leave_as_told, raise_in_main, signals_told
+from anabranch.signals import (
+    exception_for,
+    kept_awake,
+    leave_as_told,
+    raise_in_main,
+    signals_told,
+)
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.subscribers.log import LogSubscriber
 from anabranch.subscribers.progress import progress_display
@@ -406,7 +412,14 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
         course = steps(flow, engine, context, loop, call)
         answer: Any = None
         error: BaseException | None = None
-        with signals_told(context, lambda _: loop.call_soon_threadsafe(task.cancel)) as told:
+
+        def tell(number: int) -> None:
+            if engine.interrupted:  # nothing came of the first: code here never lets the loop turn
+                raise exception_for(number)
+            engine.interrupted = True
+            loop.call_soon_threadsafe(task.cancel)
+
+        with kept_awake(loop), signals_told(context, tell) as told:
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
@@ -416,12 +429,20 @@ async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
                 answer, error = None, None
                 try:
                     answer = await _do_async(engine, step)
+                    if not told.again:
+                        told.signal = None  # none came, or the function dealt with it itself
+                        engine.interrupted = False
                 except BaseException as raised:
                     error = raised
-                    if isinstance(raised, asyncio.CancelledError) and told.signal is not None:
+                    if told.signal is not None and not told.again:
                         error = exception_for(told.signal)
-                        task.uncancel()
                         told.again = True
+                        try:
+                            if not isinstance(raised, asyncio.CancelledError):
+                                await asyncio.sleep(0)  # it is still on its way
+                        except asyncio.CancelledError:
+                            pass
+                        task.uncancel()
     leave_as_told(state, context)
     if isinstance(state.data, asyncio.CancelledError):
         raise state.data

@@ -7,18 +7,20 @@ sleeps in a wait of ours, and put off for a moment anywhere else.
 
 from __future__ import annotations
 
+import _thread
 import signal
 import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from time import sleep
 from types import FrameType
 from typing import Any
 
 from anabranch.context import RunContext
 from anabranch.errors import Interrupted, Terminated
 from anabranch.states import State
-from anabranch.waiting import Waiter
+from anabranch.waiting import SLICE, Waiter
 
 PUT_OFF_SECONDS = 0.002
 PUT_OFF_TIMES = 500
@@ -48,10 +50,7 @@ def signals_told(context: RunContext, tell: Callable[[int], object]) -> Generato
     def handle(number: int, frame: FrameType | None) -> None:
         if not _may_raise(frame) and told.put_off < PUT_OFF_TIMES:
             told.put_off += 1
-            main = threading.main_thread().ident or 0
-            later = threading.Timer(PUT_OFF_SECONDS, signal.pthread_kill, (main, number))
-            later.daemon = True
-            later.start()
+            send_again(number)
             return
         told.put_off = 0
         if told.again:
@@ -65,6 +64,36 @@ def signals_told(context: RunContext, tell: Callable[[int], object]) -> Generato
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def kept_awake(loop: Any) -> Generator[None]:
+    """Have the loop turn now and then: a signal that Python notes just before the loop's sleep does
+    not end that sleep, as with `Waiter.block`."""
+
+    def turn() -> None:
+        nonlocal next_turn
+        next_turn = loop.call_later(SLICE, turn)
+
+    next_turn = loop.call_later(SLICE, turn)
+    try:
+        yield
+    finally:
+        next_turn.cancel()
+
+
+def send_again(number: int) -> None:
+    """Send the main thread this signal in a moment; can be called by a handler.
+
+    A `threading.Timer` cannot: to start a thread takes a lock of that module, which the main thread
+    may hold where the handler came up.
+    """
+    _thread.start_new_thread(_send_later, (number,))
+
+
+def _send_later(number: int) -> None:
+    sleep(PUT_OFF_SECONDS)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
 
 
 def _may_raise(frame: FrameType | None) -> bool:

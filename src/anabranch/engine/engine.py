@@ -88,6 +88,7 @@ class Engine:
         self._lock = YieldingLock()
         self._tracker = Tracker(self.publisher.phases)
         self._next_key = 1
+        self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
         self._next_index: dict[str, int] = {}
         self._lifetimes = ExitStack()
@@ -168,7 +169,7 @@ class Engine:
         if log_prints:
             self.log_prints()
         with self._lock:
-            if open_flow.group.closing:
+            if open_flow.group.closing or self.interrupted:
                 raise FinishedFlowError(spec.name, open_flow.name)
             key = self._next_key
             self._next_key += count

@@ -32,6 +32,7 @@ from anabranch.execution.remote_logs import forward_logs
 from anabranch.execution.run import failure, run_call
 from anabranch.logging import prints_logged
 from anabranch.outcomes import Outcome
+from anabranch.signals import send_again
 
 GRACE_SECONDS = 1.0
 """How long a call may go on after the parent is gone."""
@@ -166,10 +167,7 @@ class Worker:
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self._ending and not self._channel.sending:
             raise Terminated
-        main = threading.main_thread().ident or 0
-        again = threading.Timer(0.002, signal.pthread_kill, (main, number))
-        again.daemon = True
-        again.start()
+        send_again(number)
 
     # -- calls that run beside one that waits ------------------------------------------------------
 

@@ -117,22 +117,24 @@ def serve(its_socket: socket.socket) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, _noted)
     woken, waker = socket.socketpair()
-    woken.setblocking(False)
-    waker.setblocking(False)
-    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    gc.collect()
-    gc.freeze()  # children share what is here, and need not look through it
     children: set[int] = set()
-    try:
-        while True:
-            ready, _, _ = select.select([its_socket, woken], [], [])
-            if woken in ready:
-                _drain(woken)
-                _reap(its_socket, children)
-            if its_socket in ready and not _answer(its_socket, children, (woken, waker), hello):
-                break
-    except OSError:  # the pool is gone, with its end of the socket
-        pass
+    with woken, waker:
+        woken.setblocking(False)
+        waker.setblocking(False)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        gc.collect()
+        gc.freeze()  # children share what is here, and need not look through it
+        try:
+            while True:
+                ready, _, _ = select.select([its_socket, woken], [], [])
+                if woken in ready:
+                    _drain(woken)
+                    _reap(its_socket, children)
+                if its_socket in ready and not _answer(its_socket, children, (woken, waker), hello):
+                    break
+        except OSError:  # the pool is gone, with its end of the socket
+            pass
+        signal.set_wakeup_fd(-1)
     for pid in children:
         os.kill(pid, signal.SIGKILL)
 
