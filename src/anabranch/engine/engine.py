@@ -252,6 +252,7 @@ class Engine:
                 now = self.clock.time()
                 for run, blockers in linked:
                     self._tracker.submitted_linked(run, blockers, now, commands)
+            self._emit(commands)
         if broken:
             keys = {outcome.key for outcome in broken}
             commands.launches = [run for run in commands.launches if run._key not in keys]
