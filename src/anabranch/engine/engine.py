@@ -317,6 +317,15 @@ class Engine:
         if delay is None or condition is None or spec.retries.condition_is_tenacitys:
             self._settle_failed(outcome, delay)
         else:
+            self._leave_undecided(outcome, delay, condition)
+
+    def _leave_undecided(self, outcome: Outcome, delay: float, condition: Any) -> None:
+        commands = Commands()
+        with self._lock:
+            run = self._tracker.undecided(outcome, commands)
+            self._emit(commands)
+        self._carry_out(commands)
+        if run is not None:
             self.callbacks.put(partial(self._ask, run, outcome, delay, condition))
 
     def _ask(self, run: Run, outcome: Outcome, delay: float, condition: Any) -> None:
@@ -330,7 +339,12 @@ class Engine:
             wanted.append(bool(answer))
 
         call_reporting(f"retry_condition_fn of {spec.name}", copy_context(), ask)
-        self._settle_failed(outcome, delay if wanted == [True] else None)
+        commands = Commands()
+        with self._lock:
+            retry_in = delay if wanted == [True] else None
+            self._tracker.decided(outcome, retry_in, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
 
     def finish_without_retry(self, outcome: Outcome) -> None:
         """An attempt failed that cannot be repeated, whatever the task's retries."""
