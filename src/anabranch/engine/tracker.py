@@ -147,6 +147,7 @@ class Tracker:
     ) -> None:
         """A run about to be launched turned out to wait for more."""
         if run._phase == QUEUED and run._key in self.live:
+            self._leave_slot(run, commands)
             self._move(run, WAITING)
             self._wait_for(run, blockers, at, commands)
 
