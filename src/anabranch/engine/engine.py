@@ -34,7 +34,15 @@ from anabranch.errors import (
 )
 from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
 from anabranch.execution.calls import Call, Scope, TaskSpec
-from anabranch.futures import Done, Links, TaskFuture, make_state, outcome_exception, outcome_state
+from anabranch.futures import (
+    Done,
+    FutureList,
+    Links,
+    TaskFuture,
+    make_state,
+    outcome_exception,
+    outcome_state,
+)
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
     CANCELLED,
@@ -130,15 +138,17 @@ class Engine:
         self,
         name: str,
         expand: Callable[[], list[TaskFuture[Any]]],
-        sources: Sequence[Any],
+        sources: Sequence[TaskFuture[Any] | FutureList[Any]],
     ) -> TaskFuture[list[TaskFuture[Any]]]:
-        """Make more runs once these futures have settled.
+        """Make more runs once these futures have settled, and the items of these lists are known.
 
         The future settles with them. It counts as a run of the flow, which nobody is told of.
         """
+        futures = [each._source if isinstance(each, FutureList) else each for each in sources]
+        wait_for = [each for each in futures if each is not None]  # None where known meanwhile
         spec = TaskSpec(name, f"anabranch:{name}", expand)
         carrier = CallbackRunner(self.callbacks, self)
-        return self.submit(spec, ((),), {}, wait_for=sources, runner=carrier, visible=False)[0]
+        return self.submit(spec, ((),), {}, wait_for=wait_for, runner=carrier, visible=False)[0]
 
     def _submission(
         self,
@@ -203,6 +213,8 @@ class Engine:
             common = find_blockers(submission.spec.name, submission.kwargs)
             if wait_for:
                 waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
+                if waited.unknown:
+                    submission.wait_for = wait_for
                 for future, allowed in waited.blockers.items():
                     common.blockers[future] = allowed and common.blockers.get(future, True)
             self._refuse_foreign(submission, common)
@@ -420,8 +432,12 @@ class Engine:
         links = run._links = run._links or Links()
         try:
             if links.search:
-                search = find_blockers(submission.spec.name, args, kwargs)
-                more = {f: allowed for f, allowed in search.blockers.items() if not f.done()}
+                search = find_blockers(submission.spec.name, args, kwargs, submission.wait_for)
+                more = {
+                    future: allowed
+                    for future, allowed in search.blockers.items()
+                    if future._phase < SETTLED or (future._phase != COMPLETED and not allowed)
+                }
                 if more:
                     self._wait_again(run, more)
                     return []
