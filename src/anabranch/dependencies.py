@@ -53,6 +53,7 @@ class Search:
     def __init__(self, where: str) -> None:
         self.blockers: Blockers = {}
         self.annotated = False
+        self.unknown = False  # whether there is a list whose own futures are not known yet
         self._where = where
         self._found: dict[int, bool] = {}
         self._path: set[int] = set()
@@ -90,10 +91,13 @@ class Search:
         if _is_annotation(value):
             self.annotated = True
             allowed = allowed or isinstance(value, allow_failure)
-        source = value._source if _is_list(value) else None
+        source = None
+        if _is_list(value):
+            source = value._source
+            self.annotated = True  # also an empty one is replaced by a plain list
         if source is not None and source._phase != COMPLETED:
             self._add(source, allowed)  # its children are not known yet
-            found = True
+            self.unknown = found = True
         else:
             found = False
             for part in parts(value):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.clock import SystemClock
 from anabranch.context import FlowRunContext, RunContext, current, current_context
-from anabranch.dependencies import find_blockers, resolve
+from anabranch.dependencies import Search, find_blockers, resolve
 from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
 from anabranch.errors import (
@@ -97,11 +97,11 @@ def steps(
 ) -> Steps:
     """The run's course; gives back its final state. `call` is `(args, kwargs, wait_for)`."""
     args, kwargs, wait_for = call
-    search = find_blockers(f"flow {flow.name!r}", args, kwargs, tuple(wait_for))
-    for future in search.blockers:
+    where, values = f"flow {flow.name!r}", (args, kwargs, tuple(wait_for))
+    for future in find_blockers(where, *values).blockers:
         if future._phase < SETTLED and future._shared.home is not engine:
-            raise ForeignFutureError(future.name, f"flow {flow.name!r}")
-    yield Settle(list(search.blockers))
+            raise ForeignFutureError(future.name, where)
+    search = yield from _settled_search(where, *values)
     for future, failure_allowed in search.blockers.items():
         if future._phase != COMPLETED and not failure_allowed:
             state_name = PHASE_STATES[future._phase][1]
@@ -184,9 +184,11 @@ def _attempts(
 
 def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
     """The final state that a return value stands for, once all children have settled."""
-    returned = find_blockers("the flow's return value", value).blockers
-    yield Settle(list(returned))
+    where = "the flow's return value"
+    find_blockers(where, value)  # what it refuses is refused before the children are waited for
     yield Join(open_flow)
+    search = yield from _settled_search(where, value)
+    returned = list(search.blockers)
     if isinstance(value, State):
         return value  # pyright: ignore[reportUnknownVariableType]  # any state
     states = _states_in(value)
@@ -199,11 +201,21 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
         return Failed(
             message=f"{len(found)} of {total} returned runs did not complete.", data=error
         )
-    if returned:
+    if search.needed:
         value = resolve(value)
     if states:
         value = _with_results(value)
     return make_state(COMPLETED, _failures_message(open_flow), value)
+
+
+def _settled_search(where: str, *values: Any) -> Generator[Step, Any, Search]:
+    """The futures in these values, waited for; again where maps have found their items meanwhile."""
+    while True:
+        search = find_blockers(where, *values)
+        left = [future for future in search.blockers if future._phase < SETTLED]
+        if not left:
+            return search
+        yield Settle(left)
 
 
 def _states_in(value: Any) -> list[State[Any]]:

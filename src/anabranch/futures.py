@@ -342,8 +342,8 @@ class FutureList(Sequence[TaskFuture[R]]):
 
     def done(self) -> bool:
         """Whether all have settled."""
-        if self._source is not None and not self._source.done():
-            return False
+        if self._source is not None and self._source._phase != COMPLETED:
+            return self._source.done()  # one that failed has no futures that could go on
         return all(future._phase >= SETTLED for future in self._known())
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -351,6 +351,8 @@ class FutureList(Sequence[TaskFuture[R]]):
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._source is not None and not self._source.wait(timeout):
             return False
+        if not self.is_known():
+            return True  # there will never be any: `result` says why
         # The last first: when it has settled, so have most of the others.
         for future in reversed(self._known()):
             if future._phase < SETTLED:
@@ -377,7 +379,7 @@ class FutureList(Sequence[TaskFuture[R]]):
         """Ask for the end of all; how many had not settled yet."""
         if self._source is not None and self._source.cancel():
             return 1
-        futures = self._known()
+        futures = self._known() if self.is_known() else ()
         return futures[0]._shared.home.cancel(futures) if futures else 0
 
     def __await__(self) -> Generator[Any, None, list[R]]:
@@ -388,6 +390,14 @@ class FutureList(Sequence[TaskFuture[R]]):
             if future._phase < SETTLED:
                 yield from future._shared.home.wait_async(future).__await__()
         return [future._settled_result() for future in futures]
+
+
+def sources_of(
+    unknown: Iterable[TaskFuture[Any] | FutureList[Any]],
+) -> list[TaskFuture[Any]]:
+    """The futures that tell what these have in them."""
+    futures = [each._source if isinstance(each, FutureList) else each for each in unknown]
+    return [each for each in futures if each is not None]  # None where it is known meanwhile
 
 
 class DoneAndNotDone(NamedTuple, Generic[R]):

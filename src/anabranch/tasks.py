@@ -35,7 +35,7 @@ from anabranch.execution.functions import (
     function_key,
     function_kind,
 )
-from anabranch.futures import FutureList, TaskFuture
+from anabranch.futures import FutureList, TaskFuture, sources_of
 from anabranch.mapping import is_mapped_over
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
@@ -265,7 +265,7 @@ class Task(Traveller, Generic[P, R]):
             return self._submit_items(context, ready, named, wait_for)
 
         unknown = [each for each in (*args, *kwargs.values()) if _is_unknown(each)]
-        source = context.engine.submit_expansion(f"map of {self.name}", expand, unknown)
+        source = context.engine.submit_expansion(f"map of {self.name}", expand, sources_of(unknown))
         return FutureList(source=source)
 
     def _flow_context(self, method: str) -> RunContext:

@@ -143,7 +143,7 @@ class Engine:
         self,
         name: str,
         expand: Callable[[], list[TaskFuture[Any]]],
-        sources: Sequence[Any],
+        sources: Sequence[TaskFuture[Any]],
     ) -> TaskFuture[list[TaskFuture[Any]]]:
         """Make more runs once these futures have settled.
 
@@ -215,6 +215,8 @@ class Engine:
             common = find_blockers(submission.spec.name, submission.kwargs)
             if wait_for:
                 waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
+                if waited.unknown:
+                    submission.wait_for = wait_for
                 for future, allowed in waited.blockers.items():
                     common.blockers[future] = allowed and common.blockers.get(future, True)
             self._refuse_foreign(submission, common)
@@ -264,6 +266,7 @@ class Engine:
                 now = self.clock.time()
                 for run, blockers in linked:
                     self._tracker.submitted_linked(run, blockers, now, commands)
+            self._emit(commands)
         if broken:
             keys = {outcome.key for outcome in broken}
             commands.launches = [run for run in commands.launches if run._key not in keys]
@@ -328,6 +331,15 @@ class Engine:
         if delay is None or condition is None or spec.retries.condition_is_tenacitys:
             self._settle_failed(outcome, delay)
         else:
+            self._leave_undecided(outcome, delay, condition)
+
+    def _leave_undecided(self, outcome: Outcome, delay: float, condition: Any) -> None:
+        commands = Commands()
+        with self._lock:
+            run = self._tracker.undecided(outcome, commands)
+            self._emit(commands)
+        self._carry_out(commands)
+        if run is not None:
             self.callbacks.put(partial(self._ask, run, outcome, delay, condition))
 
     def _ask(self, run: Run, outcome: Outcome, delay: float, condition: Any) -> None:
@@ -341,7 +353,12 @@ class Engine:
             wanted.append(bool(answer))
 
         call_reporting(f"retry_condition_fn of {spec.name}", copy_context(), ask)
-        self._settle_failed(outcome, delay if wanted == [True] else None)
+        commands = Commands()
+        with self._lock:
+            retry_in = delay if wanted == [True] else None
+            self._tracker.decided(outcome, retry_in, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
 
     def finish_without_retry(self, outcome: Outcome) -> None:
         """An attempt failed that cannot be repeated, whatever the task's retries."""
@@ -417,8 +434,12 @@ class Engine:
         links = run._links = run._links or Links()
         try:
             if links.search:
-                search = find_blockers(submission.spec.name, args, kwargs)
-                more = {f: allowed for f, allowed in search.blockers.items() if not f.done()}
+                search = find_blockers(submission.spec.name, args, kwargs, submission.wait_for)
+                more = {
+                    future: allowed
+                    for future, allowed in search.blockers.items()
+                    if future._phase < SETTLED or (future._phase != COMPLETED and not allowed)
+                }
                 if more:
                     self._wait_again(run, more)
                     return []

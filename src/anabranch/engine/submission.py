@@ -59,7 +59,8 @@ def _admission(runner: OpenRunner | None, parent: OpenFlow | None) -> Admission 
 class Submission:
     """Shared by its futures; see `futures.Shared`.
 
-    `kwargs` are those of each run, unless `kwargs_each` has them run by run.
+    `kwargs` are those of each run, unless `kwargs_each` has them run by run. `wait_for` is what to
+    search again before each launch, since it holds lists whose futures were not known yet.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class Submission:
         "spec",
         "tally",
         "visible",
+        "wait_for",
     )
 
     def __init__(
@@ -100,6 +102,7 @@ class Submission:
         self.context = context
         self.tally = tally
         self.visible = visible
+        self.wait_for: tuple[Any, ...] = ()
 
     def kwargs_of(self, run: TaskFuture[Any]) -> Mapping[str, Any]:
         if self.kwargs_each is None:

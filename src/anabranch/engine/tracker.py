@@ -147,6 +147,7 @@ class Tracker:
     ) -> None:
         """A run about to be launched turned out to wait for more."""
         if run._phase == QUEUED and run._key in self.live:
+            self._leave_slot(run, commands)
             self._move(run, WAITING)
             self._wait_for(run, blockers, at, commands)
 
@@ -211,13 +212,35 @@ class Tracker:
             run._attempt += 1
             self._ready(run, commands)
         elif retry_in is not None:
-            self._leave_slot(run, commands)
-            run._attempt += 1  # from here on, whatever the old attempt says is late
-            self._move(run, RETRY_WAIT)
-            self._told(run, RETRY_WAIT, at, outcome, commands)
-            commands.timers.append(Timer(run, run._attempt, RETRY_WAIT, retry_in))
+            self._set_aside(run, commands)
+            self._retry(run, outcome, retry_in, at, commands)
         else:
             self._settle(run, outcome, commands)
+
+    def undecided(self, outcome: Outcome, commands: Commands) -> Run | None:
+        """An attempt failed, and its task decides on a retry, which `decided` brings; the run that
+        is to be asked about. None where there is nothing to decide."""
+        run = self.live.get(outcome.key)
+        if run is None or run._attempt != outcome.attempt:
+            return None
+        if run._phase == CANCELLING:
+            self._settle(run, _cancelled(run, outcome), commands)
+            return None
+        self._set_aside(run, commands)
+        return run
+
+    def decided(
+        self, outcome: Outcome, retry_in: float | None, at: float, commands: Commands
+    ) -> None:
+        """The answer; too late where the run was cancelled meanwhile."""
+        run = self.live.get(outcome.key)
+        if run is None:
+            return
+        if retry_in is None:
+            run._attempt = outcome.attempt
+            self._settle(run, outcome, commands)
+        else:
+            self._retry(run, outcome, retry_in, at, commands)
 
     def due(self, timer: Timer, at: float, commands: Commands) -> Run | None:
         """A timer rang. Gives back the run if its timeout has passed: the engine then decides on
@@ -293,6 +316,18 @@ class Tracker:
         if shared.spec.resources and shared.admission is not None:
             for next_run in shared.admission.leave(run):
                 self._start(next_run, commands)
+
+    def _set_aside(self, run: Run, commands: Commands) -> None:
+        """An attempt is over and the next has not begun: whatever the old one says now is late."""
+        self._leave_slot(run, commands)
+        run._attempt += 1
+        self._move(run, RETRY_WAIT)
+
+    def _retry(
+        self, run: Run, outcome: Outcome, retry_in: float, at: float, commands: Commands
+    ) -> None:
+        self._told(run, RETRY_WAIT, at, outcome, commands)
+        commands.timers.append(Timer(run, run._attempt, RETRY_WAIT, retry_in))
 
     def _may_lose_another_worker(self, run: Run) -> bool:
         links = run._links = run._links or Links()
