@@ -142,7 +142,7 @@ def test_a_failure_that_nobody_looked_at_is_named_in_the_message() -> None:
     state = census(return_state=True)
     assert state.is_completed()
     assert state.result() == "fine"
-    assert state.message == "1 task runs did not complete: broken-0 (Failed)"
+    assert state.message == "1 task run did not complete: broken-0 (Failed)"
 
 
 def test_many_failures_are_counted() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import itertools
 import signal
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from test_signals import EXIT_CODES, GRACE, SLACK, end_of, script
 
 from anabranch import UpstreamTaskError, flow, task
 from anabranch.errors import WouldDeadlockError
 from anabranch.states import Failed
+from anabranch.subscribers.progress import Rates, TaskProgress, render
 
 
 class Broken(Exception):
@@ -293,3 +298,56 @@ def test_second_signal_after_a_swallowed_one(tmp_path: Path, number: signal.Sign
         process.send_signal(number)
         _, err, _ = end_of(process, GRACE + SLACK)
     assert process.returncode in EXIT_CODES[number], err
+
+
+def test_a_traceback_does_not_grow_with_each_result() -> None:
+    @task
+    def bad() -> None:
+        raise ValueError("no good")
+
+    @flow
+    def census() -> list[int]:
+        future = bad.submit()
+        lengths: list[int] = []
+        for _ in range(4):
+            try:
+                future.result()
+            except ValueError as error:
+                lengths.append(len(traceback.extract_tb(error.__traceback__)))
+        return lengths
+
+    lengths = census()
+    assert len(set(lengths)) == 1
+
+
+def test_a_submitted_subflow_that_fails_is_told_once_and_has_one_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    @flow(flow_run_name="station {place}")
+    def station(place: str) -> None:
+        raise ValueError(f"nothing at {place}")
+
+    @flow
+    def network() -> str:
+        future = station.submit("north")
+        future.wait()
+        return future.name
+
+    with caplog.at_level("INFO", logger="anabranch"):
+        assert network() == "station north"
+    failed = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert failed == ["station north | flow 'station': Failed: ValueError: nothing at north"]
+    assert "1 task run did not complete: station north (Failed)" in caplog.text
+
+
+def test_the_display_keeps_to_one_line_a_task() -> None:
+    tasks = [TaskProgress("a task with a rather long name [b]", 1_200, 12, 694, 17)]
+    rates = Rates(clock=itertools.count().__next__)
+    render(tasks, rates)
+    table = render([tasks[0]._replace(done=760)], rates)
+    console = Console(width=80, file=io.StringIO())
+    console.print(table)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]  # it is a StringIO
+    assert len(shown.splitlines()) == 1
+    assert "12 running 17 failed 411 waiting" in shown
+    assert "66/s" in shown

@@ -49,6 +49,12 @@ class RunContext:
         return None
 
     @property
+    def task(self) -> Any:
+        """The task that runs, or the flow that was submitted as one; None outside of both, and on
+        a worker."""
+        return None
+
+    @property
     def task_run_id(self) -> str | None:
         """The id alone, without making the record."""
         return None
@@ -126,6 +132,10 @@ class TaskRunContext(RunContext):
     @property
     def task_run(self) -> TaskRun:
         return self.call.task_run()
+
+    @property
+    def task(self) -> Any:
+        return self.call.spec.task
 
     @property
     def task_run_id(self) -> str:

@@ -33,11 +33,10 @@ from anabranch.errors import (
     UpstreamTaskError,
 )
 from anabranch.execution.interrupts import Interrupt, Interruptible
-from anabranch.execution.names import fill_template
 from anabranch.futures import FutureList, TaskFuture, future_state, make_state
 from anabranch.logging import set_up_logging
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
-from anabranch.runs import FlowRun, run_id, run_name
+from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
 from anabranch.signals import (
     exception_for,
@@ -248,7 +247,8 @@ def _failures_message(open_flow: OpenFlow) -> str | None:
         return None
     named = [f"{run.name} ({PHASE_STATES[run._phase][1]})" for run in group.failed[:5]]
     more = f" and {group.failures - len(named)} more" if group.failures > len(named) else ""
-    return f"{group.failures} task runs did not complete: {', '.join(named)}{more}"
+    runs = "task run" if group.failures == 1 else "task runs"
+    return f"{group.failures} {runs} did not complete: {', '.join(named)}{more}"
 
 
 def _after_failure(engine: Engine, open_flow: OpenFlow, error: BaseException) -> Steps:
@@ -306,12 +306,11 @@ def _new_run(
 ) -> FlowRun:
     bound = flow.parameters.bind(args, kwargs)
     bound.apply_defaults()
-    name = run_name()
-    if flow.flow_run_name is not None:
-        name = fill_template(flow.flow_run_name, bound.arguments)
+    submitted = context.task_run  # where it is the subflow's own, both have one name
+    name = submitted.name if submitted is not None and context.task is flow else None
     return FlowRun(
         id=run_id(engine.prefix, engine.next_number()),
-        name=name,
+        name=name or flow.name_for(args, kwargs),
         flow_name=flow.name,
         tags=context.tags,
         parameters=dict(bound.arguments),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import (
     Any,
     Concatenate,
@@ -28,11 +28,12 @@ from anabranch.execution.functions import (
     function_key,
     function_kind,
 )
+from anabranch.execution.names import fill_template
 from anabranch.flow_runs import run_async, run_sync
 from anabranch.futures import TaskFuture
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
-from anabranch.runs import FlowRun
+from anabranch.runs import FlowRun, run_name
 from anabranch.states import State
 from anabranch.task_runners import TaskRunner, task_runner
 from anabranch.tasks import checked_timeout
@@ -163,16 +164,37 @@ class Flow(Traveller, Generic[P, R]):
         self.parameters.check(args, kwargs)
         engine: Engine = context.engine
         spec = TaskSpec(
-            name=self.name, key=function_key(self.fn), fn=self._run_for_submit, task=self
+            name=self.name,
+            key=function_key(self.fn),
+            fn=self._run_for_submit,
+            run_name=None if self.flow_run_name is None else self._submitted_name,
+            task=self,
         )
         carrier = SubflowRunner(engine, open_flow.runner if self.runner is None else None)
         future = engine.submit(
-            spec, (args,), kwargs, wait_for=wait_for, runner=carrier, context=context
+            spec,
+            (args,),
+            kwargs,
+            wait_for=wait_for,
+            runner=carrier,
+            context=context,
+            visible=False,  # the subflow tells of itself
         )[0]
         if return_state:
             future.wait()
             return future.state
         return future
+
+    def _submitted_name(self, parameters: Mapping[str, Any]) -> str:
+        return self.name_for(parameters["args"], parameters["kwargs"])
+
+    def name_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+        """The name of a run with these arguments, from the template or, without one, drawn."""
+        if self.flow_run_name is None:
+            return run_name()
+        bound = self.parameters.bind(args, kwargs)
+        bound.apply_defaults()
+        return fill_template(self.flow_run_name, bound.arguments)
 
     def _run_for_submit(self, *args: Any, **kwargs: Any) -> Any:
         """The subflow's whole run in the thread that it was given; its state is the outcome."""

@@ -202,8 +202,9 @@ class TaskFuture(Generic[R]):
         error = self._exception()
         if not raise_on_failure:
             return error  # pyright: ignore[reportReturnType]  # asked for instead of the value
+        assert self._outcome is not None  # it has settled
         try:
-            raise error.with_traceback(error.__traceback__)
+            raise error.with_traceback(self._outcome.traceback)
         finally:
             del error  # else the frame in its own traceback would keep it alive
 

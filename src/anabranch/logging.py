@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import logging
 import sys
 import threading
 from collections.abc import Generator, Mapping, MutableMapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anabranch.context import current_context
 from anabranch.errors import MissingContextError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ROOT = "anabranch"
 FORMAT = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(message)s"
@@ -65,12 +69,19 @@ def _plain_handler() -> logging.Handler:
     return handler
 
 
-def _terminal_handler() -> logging.Handler:
+@functools.cache
+def terminal_console() -> Console:
+    """The one for standard error: log lines and the live display know of each other through it."""
     from rich.console import Console  # a terminal's, and slow to load
-    from rich.logging import RichHandler
+
+    return Console(stderr=True)
+
+
+def _terminal_handler() -> logging.Handler:
+    from rich.logging import RichHandler  # as above
 
     return RichHandler(
-        console=Console(stderr=True), show_path=False, log_time_format="%H:%M:%S.%f", markup=False
+        console=terminal_console(), show_path=False, log_time_format="%H:%M:%S.%f", markup=False
     )
 
 

@@ -6,6 +6,7 @@ Phases are plain integers in the order of a run's life, so that the hot path com
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any, Final, NamedTuple
 
 WAITING: Final = 0  # for what it depends on
@@ -45,6 +46,7 @@ class Outcome(NamedTuple):
     `value` is the result where `phase` is COMPLETED, else the exception. `started` is in seconds
     since the epoch, `seconds` the length of the attempt by a monotonic clock. `lost` marks an
     attempt whose worker died under it. `state_name` is set where the task returned a state.
+    `traceback` is where the exception came from: each time that it is raised, its own grows.
     """
 
     key: int
@@ -56,3 +58,4 @@ class Outcome(NamedTuple):
     message: str | None = None
     state_name: str | None = None
     lost: bool = False
+    traceback: TracebackType | None = None

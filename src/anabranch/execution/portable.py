@@ -28,7 +28,7 @@ Packed = tuple[Any, ...]
 
 def packed(outcome: Outcome, name: str) -> Packed:
     """The outcome for another process; one whose value cannot go there has failed."""
-    key, attempt, phase, value, *rest = outcome
+    key, attempt, phase, value, *rest = outcome[:9]  # the traceback goes with its exception
     form = PLAIN
     if isinstance(value, BaseException):
         form, value = EXCEPTION, portable_exception(value)
@@ -53,7 +53,8 @@ def unpacked(sent: Packed, name: str, futures: Futures) -> Outcome:
         reason = f"{type(error).__name__}: {error}"
         value = UnpicklableError(f"The result of {name}", "result", reason)
         return Outcome(key, attempt, FAILED, value, *rest[:2])
-    return Outcome(key, attempt, phase, value, *rest)
+    outcome = Outcome(key, attempt, phase, value, *rest)
+    return outcome if form != EXCEPTION else outcome._replace(traceback=value.__traceback__)
 
 
 # -- exceptions -----------------------------------------------------------------------------------

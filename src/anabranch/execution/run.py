@@ -136,4 +136,6 @@ def failure(call: Call, error: BaseException, started: float, seconds: float) ->
     message = None
     if phase == CRASHED:
         message = f"The task raised {type(error).__name__}, which ends a process: {error}"
-    return Outcome(call.key, call.attempt, phase, error, started, seconds, message)
+    return Outcome(
+        call.key, call.attempt, phase, error, started, seconds, message, traceback=traceback
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from anabranch.events import Event, FlowRunChanged, TaskRunChanged
 from anabranch.outcomes import (
@@ -53,8 +54,9 @@ class LogSubscriber:
         elif event.phase == RETRY_WAIT:
             logger.warning("%s | attempt failed, will be tried again: %s", name, reason)
         elif event.phase in FAILURES:
-            error = None if outcome is None else outcome.value
-            stack = error if isinstance(error, Exception) else None
+            stack: Any = None
+            if outcome is not None and isinstance(outcome.value, Exception):
+                stack = type(outcome.value), outcome.value, outcome.traceback
             logger.error("%s | %s: %s", name, PHASE_STATES[event.phase][1], reason, exc_info=stack)
         else:
             logger.debug("%s | %s", name, PHASE_STATES[event.phase][1])

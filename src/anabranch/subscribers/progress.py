@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from anabranch.logging import terminal_console
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -57,26 +59,34 @@ class Rates:
 
 
 def render(tasks: Sequence[TaskProgress], rates: Rates) -> Table:
-    """The display for these counts."""
-    from rich.progress_bar import ProgressBar  # rich loads where there is a terminal
+    """The display for these counts: a line a task, as wide as the terminal allows."""
+    from rich.markup import escape  # rich loads where there is a terminal
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2), expand=False)
+    table.add_column(no_wrap=True, overflow="ellipsis", max_width=20, min_width=8)
+    table.add_column(min_width=6, max_width=24)
+    for _ in range(3):
+        table.add_column(no_wrap=True, overflow="ellipsis")
     for task in tasks[-TASKS_SHOWN:]:
         rate = rates.rate(task)
         left = task.running + task.waiting
-        table.add_row(
-            task.name,
-            ProgressBar(total=max(task.total, 1), completed=task.total - left, width=24),
-            f"{task.done:,}/{task.total:,}",
+        parts = [
             f"[cyan]{task.running:,} running[/]" if task.running else "",
             f"[red]{task.failed:,} failed[/]" if task.failed else "",
             f"[dim]{task.waiting:,} waiting[/]" if task.waiting else "",
-            f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate else "",
-            f"{duration(left / rate)} left" if rate and left else "",
+        ]
+        speed = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate else ""
+        table.add_row(
+            escape(task.name),
+            ProgressBar(total=max(task.total, 1), completed=task.total - left, width=None),
+            f"{task.done:,}/{task.total:,}",
+            " ".join(part for part in parts if part),
+            f"{speed} {duration(left / rate)} left" if rate and left else speed,
         )
     if len(tasks) > TASKS_SHOWN:
-        table.add_row(f"[dim]and {len(tasks) - TASKS_SHOWN} more tasks[/]")
+        table.add_row(f"[dim]and {len(tasks) - TASKS_SHOWN} more[/]")
     return table
 
 
@@ -111,11 +121,10 @@ def progress_display(look: Look, wanted: bool) -> Generator[None]:
 def _show(look: Look, ended: threading.Event) -> None:
     if ended.wait(SHOWN_AFTER):
         return
-    from rich.console import Console  # as above
-    from rich.live import Live
+    from rich.live import Live  # as above
 
     rates = Rates()
-    live: Any = Live(console=Console(stderr=True), transient=True, auto_refresh=False)
+    live: Any = Live(console=terminal_console(), transient=True, auto_refresh=False)
     with live:
         while not ended.wait(1 / LOOKS_A_SECOND):
             live.update(render(look(), rates), refresh=True)

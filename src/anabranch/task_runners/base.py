@@ -175,7 +175,7 @@ def only_options(runner: str, options: Mapping[str, str], known: Iterable[str]) 
     known = list(known)
     for name, value in options.items():
         if name not in known:
-            expected = f"no such option, only {', '.join(known)}" if known else "no options"
+            expected = f"only these options: {', '.join(known)}" if known else "no options"
             raise TaskRunnerOptionError(runner, name, value, expected)
 
 
