@@ -6,7 +6,9 @@ import asyncio
 import io
 import itertools
 import signal
+import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rich.console import Console
 from test_signals import EXIT_CODES, GRACE, SLACK, end_of, script
 
 from anabranch import UpstreamTaskError, flow, task
-from anabranch.errors import WouldDeadlockError
+from anabranch.errors import AnnotationError, RunTimedOut, WouldDeadlockError
 from anabranch.states import Failed
 from anabranch.subscribers.progress import Rates, TaskProgress, render
 
@@ -351,3 +353,86 @@ def test_the_display_keeps_to_one_line_a_task() -> None:
     assert len(shown.splitlines()) == 1
     assert "12 running 17 failed 411 waiting" in shown
     assert "66/s" in shown
+
+
+@task(timeout_seconds=0.2, retries=1)
+def items_then_nothing() -> Iterator[int]:
+    yield 1
+    threading.Event().wait(3600)
+    yield 2
+
+
+@pytest.mark.parametrize("runner", ["inline", "threads"])
+def test_a_generator_task_called_directly_keeps_its_timeout(runner: str) -> None:
+    @flow(task_runner=runner)
+    def census() -> tuple[list[int], str]:
+        got: list[int] = []
+        try:
+            for item in items_then_nothing():
+                got.append(item)
+        except RunTimedOut as error:
+            return got, type(error).__name__
+        return got, "went on"
+
+    assert census() == ([1], "RunTimedOut")
+
+
+def test_a_submitted_subflow_that_blocks_keeps_its_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ANABRANCH_CANCEL_GRACE", "0.1")
+    gate = threading.Event()
+
+    @task
+    def waits() -> None:
+        gate.wait(30)
+
+    @flow(timeout_seconds=0.2)
+    def below() -> None:
+        waits.submit().result()
+
+    @flow
+    def census() -> str:
+        future = below.submit()
+        future.wait(20)
+        return future.state.name
+
+    try:
+        assert census() == "TimedOut"
+    finally:
+        gate.set()
+
+
+def test_an_async_flow_goes_on_turning_its_loop_while_a_retry_is_decided() -> None:
+    decided = threading.Event()
+
+    def decides(*_: Any) -> bool:
+        return decided.wait(20)
+
+    runs: list[int] = []
+
+    @flow(retries=1, retry_condition_fn=decides)
+    async def census() -> int:
+        runs.append(1)
+        if len(runs) == 1:
+            raise Broken("once")
+        return len(runs)
+
+    async def main() -> int:
+        running = asyncio.create_task(census())
+        while not runs:
+            await asyncio.sleep(0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        decided.set()  # a loop that is held up never comes here in time
+        return await running
+
+    assert asyncio.run(main()) == 2
+
+
+def test_annotations_that_cannot_be_read_are_told() -> None:
+    def body(x: Missing) -> None:  # type: ignore[name-defined]  # noqa: F821  # the mistake itself
+        pass
+
+    with pytest.raises(AnnotationError, match="'Missing' is not defined"):
+        flow(body)(1)

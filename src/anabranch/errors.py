@@ -32,6 +32,17 @@ class ParameterTypeError(AnabranchError, TypeError):
         )
 
 
+class AnnotationError(AnabranchError, TypeError):
+    """The annotations of a flow's parameters cannot be used to check them."""
+
+    def __init__(self, flow_name: str, problem: str) -> None:
+        super().__init__(
+            f"The annotations of flow {flow_name!r} cannot be read: {problem}. Import at run time "
+            "what they name (not only under TYPE_CHECKING), change them, or switch the check off "
+            "with @flow(validate_parameters=False)."
+        )
+
+
 class ParameterBindError(AnabranchError, TypeError):
     """The arguments of a call do not match the function's signature."""
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anabranch.clock import SystemClock
 from anabranch.context import FlowRunContext, RunContext, current, current_context
 from anabranch.dependencies import Search, find_blockers, resolve
+from anabranch.engine.callbacks import Verdict
 from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
 from anabranch.errors import (
@@ -67,26 +68,23 @@ class RunFunction(NamedTuple):
     timeout: float | None
 
 
-class Join(NamedTuple):
-    """Wait until no run of the flow is unsettled."""
-
-    open_flow: OpenFlow
-
-
 class Settle(NamedTuple):
     """Wait for these futures."""
 
     futures: list[TaskFuture[Any]]
 
 
-class Pause(NamedTuple):
-    """Wait so many seconds of the engine's clock."""
+class Until(NamedTuple):
+    """Wait until `start(wake)` has had `wake` called; it gives False where there is no need to.
+
+    Answered by what it gave.
+    """
 
     open_flow: OpenFlow
-    seconds: float
+    start: Callable[[Callable[[], None]], bool]
 
 
-Step = RunFunction | Join | Settle | Pause
+Step = RunFunction | Settle | Until
 if TYPE_CHECKING:  # where it runs, `State[Any]` would be a model of its own: 15 ms
     Steps = Generator[Step, Any, State[Any]]
 
@@ -160,7 +158,7 @@ def _attempts(
         inside.run(current.set, FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints))
         try:
             if delay is not None:
-                yield Pause(open_flow, delay)
+                yield Until(open_flow, partial(_pause, engine, delay))
             value = yield RunFunction(inside, flow.fn, *bound, flow.timeout)
             state = yield from _conclude(engine, open_flow, value)
         except Interrupt:
@@ -173,7 +171,7 @@ def _attempts(
             state = yield from _after_failure(engine, open_flow, error)
         delay = None
         if state.is_failed() and flow.retries is not None:
-            delay = _flow_delay(flow, engine, flow_run, state, attempt)
+            delay = yield from _delay(flow, engine, open_flow, flow_run, state)
         if delay is None:
             engine.refuse_new(open_flow)
             return state
@@ -185,7 +183,7 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
     """The final state that a return value stands for, once all children have settled."""
     where = "the flow's return value"
     find_blockers(where, value)  # what it refuses is refused before the children are waited for
-    yield Join(open_flow)
+    yield from _joined(engine, open_flow)
     search = yield from _settled_search(where, value)
     returned = list(search.blockers)
     if isinstance(value, State):
@@ -205,6 +203,12 @@ def _conclude(engine: Engine, open_flow: OpenFlow, value: Any) -> Steps:
     if states:
         value = _with_results(value)
     return make_state(COMPLETED, _failures_message(open_flow), value)
+
+
+def _joined(engine: Engine, open_flow: OpenFlow) -> Generator[Step, Any, None]:
+    """Wait until no run of the flow is unsettled."""
+    while (yield Until(open_flow, partial(engine.when_empty, open_flow))):
+        pass
 
 
 def _settled_search(where: str, *values: Any) -> Generator[Step, Any, Search]:
@@ -254,7 +258,7 @@ def _failures_message(open_flow: OpenFlow) -> str | None:
 def _after_failure(engine: Engine, open_flow: OpenFlow, error: BaseException) -> Steps:
     """The function raised: end its children, wait for them, and say what the run came to."""
     engine.cancel_flow(open_flow)
-    yield Join(open_flow)
+    yield from _joined(engine, open_flow)
     if _cancels(error):
         why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "SIGTERM"
         if not isinstance(error, Interrupted | Terminated):
@@ -274,19 +278,29 @@ def _cancels(error: BaseException) -> bool:
     )
 
 
-def _flow_delay(
-    flow: Flow[..., Any], engine: Engine, flow_run: FlowRun, state: State[Any], attempt: int
-) -> float | None:
+def _delay(
+    flow: Flow[..., Any],
+    engine: Engine,
+    open_flow: OpenFlow,
+    flow_run: FlowRun,
+    state: State[Any],
+) -> Generator[Step, Any, float | None]:
+    """Seconds until the next attempt; None where there is to be none."""
     policy = flow.retries
     if policy is None:
         return None
-    delay = policy.delay_after(attempt, state.exception())
-    if delay is not None and policy.condition is not None and not policy.condition_is_tenacitys:
-        wanted = engine.ask(
-            f"retry_condition_fn of flow {flow.name!r}", policy.condition, flow, flow_run, state
-        )
-        return delay if wanted else None
-    return delay
+    delay = policy.delay_after(flow_run.run_count, state.exception())
+    if delay is None or policy.condition is None or policy.condition_is_tenacitys:
+        return delay
+    verdict = Verdict(f"retry_condition_fn of flow {flow.name!r}")
+    ask = partial(engine.ask, verdict, policy.condition, flow, flow_run, state)
+    yield Until(open_flow, ask)
+    return delay if verdict.wanted else None
+
+
+def _pause(engine: Engine, seconds: float, wake: Callable[[], None]) -> bool:
+    engine.clock.call_later(seconds, wake)
+    return True
 
 
 def _retrying(delay: float) -> State[Any]:
@@ -376,18 +390,13 @@ def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
 def _do(engine: Engine, step: Step) -> Any:
     if isinstance(step, RunFunction):
         return _call_function(engine, step)
-    if isinstance(step, Pause):
-        waiter = Waiter()
-        engine.clock.call_later(step.seconds, partial(waiter, None))  # pyright: ignore[reportArgumentType]  # woken without a future
+    if isinstance(step, Settle):
+        return FutureList(step.futures).wait()
+    waiter = Waiter()
+    waits = step.start(partial(waiter, None))  # pyright: ignore[reportArgumentType]  # woken without a future
+    if waits:
         engine.wait_in(step.open_flow, waiter)
-    elif isinstance(step, Settle):
-        FutureList(step.futures).wait()
-    else:
-        waiter = Waiter()
-        while engine.when_empty(step.open_flow, partial(waiter, None)):  # pyright: ignore[reportArgumentType]  # woken without a future
-            engine.wait_in(step.open_flow, waiter)
-            waiter = Waiter()
-    return None
+    return waits
 
 
 def _to_end(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -474,21 +483,16 @@ async def _do_async(engine: Engine, step: Step) -> Any:
             if task.cancelled():
                 raise Interrupt from error
             raise
-    if isinstance(step, Pause):
-        loop, woken = asyncio.get_running_loop(), asyncio.Event()
-        engine.clock.call_later(step.seconds, partial(_wake, loop, woken.set))
-        await woken.wait()
-    elif isinstance(step, Settle):
+    if isinstance(step, Settle):
         for future in reversed(step.futures):
             if not future.done():
                 await engine.wait_async(future)
-    else:
-        loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
-        while engine.when_empty(step.open_flow, lambda: loop.call_soon_threadsafe(woken.set)):
-            await woken.wait()
-            woken.clear()
-    return None
+        return None
+    loop, woken = asyncio.get_running_loop(), asyncio.Event()
+    waits = step.start(partial(_wake, loop, woken.set))
+    if waits:
+        await woken.wait()
+    return waits
 
 
 def _wake(loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:

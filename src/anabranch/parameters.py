@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import ArgsKwargs, ValidationError
 
-from anabranch.errors import ParameterBindError, ParameterTypeError
+from anabranch.errors import AnnotationError, ParameterBindError, ParameterTypeError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -53,7 +53,7 @@ class Parameters:
         if not self.signature.parameters:
             return args, dict(kwargs)
         if self._validator is None:
-            self._validator = _validator(self._fn, self.signature)
+            self._validator = self._made_validator()
         try:
             return self._validator.validate_python(ArgsKwargs(args, dict(kwargs)))
         except ValidationError as error:
@@ -62,6 +62,14 @@ class Parameters:
                 for each in error.errors()
             )
             raise ParameterTypeError(self._name, problems) from None
+
+    def _made_validator(self) -> TypeAdapter[Bound]:
+        from pydantic.errors import PydanticUserError  # as below
+
+        try:
+            return _validator(self._fn, self.signature)
+        except (NameError, PydanticUserError) as error:
+            raise AnnotationError(self._name, str(error).splitlines()[0].rstrip(".")) from error
 
     def _place(self, location: tuple[int | str, ...]) -> str:
         """Where a problem is, such as `sizes[1]`; pydantic numbers positional arguments."""

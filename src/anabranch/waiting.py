@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +14,21 @@ if TYPE_CHECKING:
 
 
 SLICE = 0.25
-"""Seconds that the main thread sleeps at a time."""
+"""Seconds that a thread sleeps at a time where something may have to end it: the main one, which
+gets signals, and those in which an exception may be raised."""
+
+_this_thread = threading.local()
+
+
+@contextmanager
+def short_sleeps() -> Generator[None]:
+    """In this thread, sleep in slices, so that an exception raised in it is seen meanwhile."""
+    before = getattr(_this_thread, "short_sleeps", False)
+    _this_thread.short_sleeps = True
+    try:
+        yield
+    finally:
+        _this_thread.short_sleeps = before
 
 
 class Waiter:
@@ -51,7 +67,8 @@ class Waiter:
         The main thread sleeps in slices: Python notes a signal that comes just before the sleep,
         or to another thread, but does not wake the main thread for its handler.
         """
-        if threading.get_ident() != threading.main_thread().ident:
+        in_main = threading.get_ident() == threading.main_thread().ident
+        if not in_main and not getattr(_this_thread, "short_sleeps", False):
             return self._lock.acquire(timeout=-1 if timeout is None else max(timeout, 0))
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

@@ -79,6 +79,14 @@ class Callbacks:
                 self._waiting -= 1
 
 
+class Verdict:
+    """What a user's own function says, under the name that errors give it; no, where it raises."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.wanted = False
+
+
 class CallbackRunner(OpenRunnerBase):
     """Runs calls of the engine's own on the callbacks' thread."""
 

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from anabranch.context import RunContext, TaskRunContext, current
 from anabranch.engine.engine import Engine
-from anabranch.errors import Interrupted, Terminated
+from anabranch.errors import Interrupted, RunTimedOut, Terminated
 from anabranch.execution.calls import Call, TaskSpec
-from anabranch.execution.interrupts import run_interruptibly
+from anabranch.execution.interrupts import Interrupt, Interruptible, run_interruptibly
 from anabranch.execution.run import failure, run_call, run_call_async
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import CANCELLED, COMPLETED, SETTLED, Outcome
+from anabranch.outcomes import CANCELLED, COMPLETED, SETTLED, TIMED_OUT, Outcome
 from anabranch.task_runners.base import Capabilities, OpenRunnerBase
 from anabranch.waiting import Waiter
 
@@ -149,11 +149,18 @@ def iterate(
             items = inside.run(spec.fn, *attempt.args, **attempt.kwargs)
             while True:
                 try:
-                    item = inside.run(next, items)
+                    if spec.announces:
+                        item = _next_in_time(mailbox, run, attempt, inside, items)
+                    else:
+                        item = inside.run(next, items)
                 except StopIteration:
                     break
                 yielded = True
                 yield item
+        except Interrupt:  # it has timed out, or was cancelled
+            if yielded and run._phase < SETTLED:
+                engine.finish_without_retry(_timed_out(run, spec.timeout or 0.0))
+            continue
         except BaseException as error:
             outcome = failure(attempt, error, started, perf_counter() - clock)
             _finish(engine, outcome, yielded)
@@ -163,6 +170,31 @@ def iterate(
         seconds = perf_counter() - clock
         engine.finished((Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),))
     run._settled_result()
+
+
+def _next_in_time(
+    mailbox: Mailbox, run: TaskFuture[Any], attempt: Call, inside: Context, items: Iterator[Any]
+) -> Any:
+    """The next item, unless the attempt's end is asked for first; then `Interrupt` is raised."""
+    if run._phase >= SETTLED or run._attempt != attempt.attempt:
+        raise Interrupt  # while the consumer had the last one
+    place = (attempt.key, attempt.attempt)
+    arrived = False
+    with Interruptible() as interruptible:
+        mailbox.running_now[place] = interruptible
+        try:
+            return inside.run(next, items)
+        except Interrupt:
+            arrived = True
+            raise
+        finally:
+            interruptible.settle(arrived)
+            del mailbox.running_now[place]
+
+
+def _timed_out(run: TaskFuture[Any], seconds: float) -> Outcome:
+    error = RunTimedOut(run.name, seconds)
+    return Outcome(run._key, run._attempt, TIMED_OUT, error, time() - seconds, seconds)
 
 
 async def iterate_async(

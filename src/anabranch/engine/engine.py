@@ -9,7 +9,6 @@ have threads of their own. Sync and async code come in through the same methods.
 
 from __future__ import annotations
 
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from anabranch import engine as engine_rooms
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search, resolve
-from anabranch.engine.callbacks import CallbackRunner, Callbacks, call_reporting, call_user
+from anabranch.engine.callbacks import CallbackRunner, Callbacks, Verdict, call_reporting, call_user
 from anabranch.engine.publisher import Publisher
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
@@ -558,21 +557,20 @@ class Engine:
                 self._logs_prints = True
                 self._lifetimes.enter_context(prints_logged())
 
-    def ask(self, what: str, condition: Callable[..., Any], *args: Any) -> bool:
-        """A user's own verdict, asked on the thread for such; one that raises counts as no."""
-        answers: list[bool] = []
-        asked = threading.Event()
+    def ask(self, verdict: Verdict, condition: Callable[..., Any], *args: Any) -> bool:
+        """Ask for a user's own verdict, on the thread for such; the last of `args` is called once
+        it is there."""
+        *given, wake = args
 
         def answer() -> None:
-            answers.append(bool(call_user(copy_context(), condition, *args)))
+            verdict.wanted = bool(call_user(copy_context(), condition, *given))
 
         def work() -> None:
-            call_reporting(what, copy_context(), answer)
-            asked.set()
+            call_reporting(verdict.what, copy_context(), answer)
+            wake()
 
         self.callbacks.put(work)
-        asked.wait()
-        return answers == [True]
+        return True
 
     def refuse_flow(self, flow_name: str) -> None:
         """A flow can run here; the stand-in on a worker has another answer."""

@@ -10,12 +10,14 @@ import signal
 import threading
 import time
 from collections.abc import MutableMapping
+from contextlib import ExitStack
 from types import FrameType
 from typing import Any, Protocol
 
 from anabranch.execution.calls import Call
 from anabranch.execution.run import failure, run_call
 from anabranch.outcomes import Outcome
+from anabranch.waiting import short_sleeps
 
 
 class Interrupt(BaseException):
@@ -41,10 +43,13 @@ class Interruptible:
         self._active = False
         self._sent = False
         self._old_handler: Any = None
+        self._lifetimes = ExitStack()
 
     def __enter__(self) -> Interruptible:
         if self._by_signal and _SIGNAL is not None:
             self._old_handler = signal.signal(_SIGNAL, self._raise)
+        else:
+            self._lifetimes.enter_context(short_sleeps())
         self._active = True
         return self
 
@@ -72,6 +77,7 @@ class Interruptible:
             pass
 
     def __exit__(self, *_: object) -> None:
+        self._lifetimes.close()
         if self._by_signal and _SIGNAL is not None:
             signal.signal(_SIGNAL, self._old_handler or signal.SIG_DFL)
 
