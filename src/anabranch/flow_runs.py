@@ -1,7 +1,6 @@
 """One run of a flow from its call to its state: the same steps for sync and async flows.
 
-`steps` makes every decision and yields what has to be waited for; `run_sync` and `run_async` are
-the two ways of waiting.
+`steps` makes every decision and yields what has to be waited for; `flow_drivers.py` waits.
 """
 
 # pyright: reportPrivateUsage=false
@@ -10,16 +9,13 @@ the two ways of waiting.
 from __future__ import annotations
 
 import datetime as dt
-import inspect
-import sys
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from contextvars import Context, copy_context
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anabranch.clock import SystemClock
 from anabranch.context import FlowRunContext, RunContext, current, current_context
 from anabranch.dependencies import Search, find_blockers, resolve
 from anabranch.engine.callbacks import Verdict
@@ -33,39 +29,31 @@ from anabranch.errors import (
     Terminated,
     UpstreamTaskError,
 )
-from anabranch.execution.interrupts import Interrupt, Interruptible
-from anabranch.futures import FutureList, TaskFuture, future_state, make_state
-from anabranch.logging import set_up_logging
+from anabranch.execution.interrupts import Interrupt
+from anabranch.futures import TaskFuture, future_state, make_state
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
-from anabranch.signals import (
-    exception_for,
-    kept_awake,
-    leave_as_told,
-    raise_in_main,
-    signals_told,
-)
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
-from anabranch.subscribers.log import LogSubscriber
-from anabranch.subscribers.progress import progress_display
 from anabranch.task_runners import task_runner
-from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
-    import asyncio
-
     from anabranch.flows import Flow
 
 
 class RunFunction(NamedTuple):
     """Wait for the user's function."""
 
+    open_flow: OpenFlow
     context: Context
     fn: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     timeout: float | None
+
+
+class ConsumerLeft(BaseException):
+    """Whoever iterates over a generator flow wants no more of its items."""
 
 
 class Settle(NamedTuple):
@@ -159,7 +147,7 @@ def _attempts(
         try:
             if delay is not None:
                 yield Until(open_flow, partial(_pause, engine, delay))
-            value = yield RunFunction(inside, flow.fn, *bound, flow.timeout)
+            value = yield RunFunction(open_flow, inside, flow.fn, *bound, flow.timeout)
             state = yield from _conclude(engine, open_flow, value)
         except Interrupt:
             error: BaseException = RunTimedOut(flow_run.name, flow.timeout or 0)
@@ -170,7 +158,7 @@ def _attempts(
                 engine.refuse_new(open_flow)
             state = yield from _after_failure(engine, open_flow, error)
         delay = None
-        if state.is_failed() and flow.retries is not None:
+        if state.is_failed() and flow.retries is not None and not open_flow.yielded:
             delay = yield from _delay(flow, engine, open_flow, flow_run, state)
         if delay is None:
             engine.refuse_new(open_flow)
@@ -261,7 +249,9 @@ def _after_failure(engine: Engine, open_flow: OpenFlow, error: BaseException) ->
     yield from _joined(engine, open_flow)
     if _cancels(error):
         why = "Ctrl-C" if isinstance(error, KeyboardInterrupt) else "SIGTERM"
-        if not isinstance(error, Interrupted | Terminated):
+        if isinstance(error, ConsumerLeft):
+            why = "its consumer wanted no more items"
+        elif not isinstance(error, Interrupted | Terminated):
             why = "cancelled"
         return Cancelled(message=f"Cancelled ({why}).", data=error)
     trace = error.__traceback__
@@ -273,7 +263,7 @@ def _after_failure(engine: Engine, open_flow: OpenFlow, error: BaseException) ->
 
 def _cancels(error: BaseException) -> bool:
     return (
-        isinstance(error, Interrupted | Terminated | CancelledRun)
+        isinstance(error, Interrupted | Terminated | CancelledRun | ConsumerLeft)
         or type(error).__name__ == "CancelledError"
     )
 
@@ -332,177 +322,3 @@ def _new_run(
         parent_flow_run_id=None if context.flow_run is None else context.flow_run.id,
         start_time=dt.datetime.fromtimestamp(engine.clock.time(), dt.UTC),
     )
-
-
-# -- the two ways of waiting ----------------------------------------------------------------------
-
-
-@contextmanager
-def engine_for(context: RunContext, flow: Flow[..., Any]) -> Generator[Engine]:
-    """The running flow's engine; a new one, closed at the end, for a root flow."""
-    if context.engine is not None:
-        context.engine.refuse_flow(flow.name)
-        yield context.engine
-        return
-    settings = load_settings()
-    set_up_logging(settings.logging_level)
-    subscribers = [LogSubscriber(), *context.subscribers]
-    engine = Engine(context.clock or SystemClock(), subscribers, settings.cancel_grace)
-    shows = settings.progress and sys.stderr.isatty()
-    try:
-        with progress_display(engine.progress, shows):
-            yield engine
-    finally:
-        engine.close()
-
-
-def run_sync(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
-    """Run a sync flow in the calling thread."""
-    context = current_context()
-    with engine_for(context, flow) as engine:
-        course = steps(flow, engine, context, None, call)
-        answer: Any = None
-        error: BaseException | None = None
-        with signals_told(context, raise_in_main) as told:
-            while True:
-                try:
-                    step = course.throw(error) if error is not None else course.send(answer)
-                except StopIteration as stop:
-                    state: State[Any] = stop.value
-                    break
-                except (Interrupted, Terminated) as early:  # before the function, or after it
-                    state = Cancelled(message="Cancelled between two steps.", data=early)
-                    break
-                answer, error = None, None
-                try:
-                    answer = _do(engine, step)
-                    if not told.again:
-                        told.signal = None  # none came, or the function dealt with it itself
-                except BaseException as raised:
-                    error = raised
-                    if told.signal is not None and not told.again:
-                        error = exception_for(told.signal)  # the function may have replaced it
-                        told.again = True
-    leave_as_told(state, context)
-    return state
-
-
-def _do(engine: Engine, step: Step) -> Any:
-    if isinstance(step, RunFunction):
-        return _call_function(engine, step)
-    if isinstance(step, Settle):
-        return FutureList(step.futures).wait()
-    waiter = Waiter()
-    waits = step.start(partial(waiter, None))  # pyright: ignore[reportArgumentType]  # woken without a future
-    if waits:
-        engine.wait_in(step.open_flow, waiter)
-    return waits
-
-
-def _to_end(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """A generator's items are the flow's result: its body runs inside the flow."""
-    value = fn(*args, **kwargs)
-    return list(value) if inspect.isgenerator(value) else value
-
-
-def _call_function(engine: Engine, step: RunFunction) -> Any:
-    if step.timeout is None:
-        return step.context.run(_to_end, step.fn, step.args, step.kwargs)
-    with Interruptible() as interruptible:
-        engine.clock.call_later(step.timeout, interruptible.interrupt)
-        arrived = False
-        try:
-            return step.context.run(_to_end, step.fn, step.args, step.kwargs)
-        except Interrupt:
-            arrived = True
-            raise
-        finally:
-            interruptible.settle(arrived)
-
-
-async def run_async(flow: Flow[..., Any], call: tuple[Any, ...]) -> State[Any]:
-    """Run an async flow on the calling loop."""
-    import asyncio  # 25 ms that a process without a loop need not spend
-
-    context = current_context()
-    loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
-    assert task is not None  # a coroutine runs in one
-    with engine_for(context, flow) as engine:
-        course = steps(flow, engine, context, loop, call)
-        answer: Any = None
-        error: BaseException | None = None
-
-        def tell(number: int) -> None:
-            if engine.interrupted:  # nothing came of the first: code here never lets the loop turn
-                raise exception_for(number)
-            engine.interrupted = True
-            loop.call_soon_threadsafe(task.cancel)
-
-        with kept_awake(loop), signals_told(context, tell) as told:
-            while True:
-                try:
-                    step = course.throw(error) if error is not None else course.send(answer)
-                except StopIteration as stop:
-                    state: State[Any] = stop.value
-                    break
-                answer, error = None, None
-                try:
-                    answer = await _do_async(engine, step)
-                    if not told.again:
-                        told.signal = None  # none came, or the function dealt with it itself
-                        engine.interrupted = False
-                except BaseException as raised:
-                    error = raised
-                    if told.signal is not None and not told.again:
-                        error = exception_for(told.signal)
-                        told.again = True
-                        try:
-                            if not isinstance(raised, asyncio.CancelledError):
-                                await asyncio.sleep(0)  # it is still on its way
-                        except asyncio.CancelledError:
-                            pass
-                        task.uncancel()
-    leave_as_told(state, context)
-    if isinstance(state.data, asyncio.CancelledError):
-        raise state.data
-    return state
-
-
-async def _do_async(engine: Engine, step: Step) -> Any:
-    import asyncio  # as above
-
-    if isinstance(step, RunFunction):
-        task = asyncio.get_running_loop().create_task(
-            _awaited(step.fn, step.args, step.kwargs), context=step.context
-        )
-        try:
-            async with asyncio.timeout(step.timeout):
-                return await task
-        except TimeoutError as error:
-            if task.cancelled():
-                raise Interrupt from error
-            raise
-    if isinstance(step, Settle):
-        for future in reversed(step.futures):
-            if not future.done():
-                await engine.wait_async(future)
-        return None
-    loop, woken = asyncio.get_running_loop(), asyncio.Event()
-    waits = step.start(partial(_wake, loop, woken.set))
-    if waits:
-        await woken.wait()
-    return waits
-
-
-def _wake(loop: asyncio.AbstractEventLoop, wake: Callable[[], object]) -> None:
-    """Wake who waits on this loop, from the clock's thread."""
-    try:
-        loop.call_soon_threadsafe(wake)
-    except RuntimeError:  # the loop was closed meanwhile: nobody waits there
-        pass
-
-
-async def _awaited(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    result = fn(*args, **kwargs)
-    return await result if inspect.isawaitable(result) else [item async for item in result]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from typing import (
     Any,
     Concatenate,
@@ -24,12 +24,13 @@ from anabranch.execution.calls import Hook, TaskSpec
 from anabranch.execution.functions import (
     ASYNC,
     ASYNC_GENERATOR,
+    GENERATOR,
     Traveller,
     function_key,
     function_kind,
 )
 from anabranch.execution.names import fill_template
-from anabranch.flow_runs import run_async, run_sync
+from anabranch.flow_drivers import iterate_async, iterate_sync, run_async, run_sync
 from anabranch.futures import TaskFuture
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
@@ -127,7 +128,8 @@ class Flow(Traveller, Generic[P, R]):
         return Flow(functools.partial(self.fn, instance), **kept)  # pyright: ignore[reportArgumentType, reportCallIssue]  # the same options
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the flow: a sync one here and now, an async one when it is awaited.
+        """Run the flow: a sync one here and now, an async one when it is awaited, a generator as
+        its items are asked for.
 
         Beside the flow's own arguments: `wait_for`, and `return_state=True` for the final state
         instead of the result. Raises what the flow raised, or `FailedRun` for a failed state.
@@ -139,7 +141,11 @@ class Flow(Traveller, Generic[P, R]):
         call = (args, kwargs, wait_for)
         if self.kind in (ASYNC, ASYNC_GENERATOR):
             refuse_other_loops()
+            if self.kind == ASYNC_GENERATOR and not return_state:
+                return iterate_async(self, call)  # pyright: ignore[reportReturnType]  # R is its generator
             return self._run_async(call, return_state)  # pyright: ignore[reportReturnType]  # R is its coroutine
+        if self.kind == GENERATOR and not return_state:
+            return iterate_sync(self, call)  # pyright: ignore[reportReturnType]  # as above
         state = run_sync(self, call)
         return state if return_state else state.result()  # pyright: ignore[reportReturnType]  # asked for
 
@@ -151,6 +157,10 @@ class Flow(Traveller, Generic[P, R]):
     def submit(
         self: Flow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs
     ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self: Flow[P, Generator[T, Any, Any]], *args: P.args, **kwargs: P.kwargs
+    ) -> TaskFuture[list[T]]: ...
     @overload
     def submit(self: Flow[P, T], *args: P.args, **kwargs: P.kwargs) -> TaskFuture[T]: ...
     def submit(self: Flow[Any, Any], *args: Any, **kwargs: Any) -> Any:

@@ -25,7 +25,16 @@ class OpenFlow:
     That of a task called outside of any flow has neither a flow run nor a runner.
     """
 
-    __slots__ = ("accepted", "admission", "flow_run", "group", "log_prints", "parent", "runner")
+    __slots__ = (
+        "accepted",
+        "admission",
+        "flow_run",
+        "group",
+        "log_prints",
+        "parent",
+        "runner",
+        "yielded",
+    )
 
     def __init__(
         self,
@@ -38,6 +47,7 @@ class OpenFlow:
         self.runner = runner
         self.parent = parent
         self.log_prints = log_prints
+        self.yielded = False  # whether a consumer has had items of its generator
         self.group = Group(None if parent is None else parent.group)
         self.accepted: set[TaskSpec] = set()  # those whose options this runner can do
         self.admission = _admission(runner, parent)
