@@ -126,9 +126,17 @@ class Engine:
         submission = self._submission(
             spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
         )
+        first = submission.scope.first_key
+        if (
+            len(inputs) == 1
+            and not (wait_for or kwargs_each)
+            and _is_plain(spec, inputs[0], kwargs)
+        ):
+            run: Run = TaskFuture(submission, first, inputs[0])
+            self._take_plain(submission, run)
+            return [run]
         common = self._common_search(submission, wait_for)
         runs: list[Run] = []
-        first = submission.scope.first_key
         for start in range(0, len(inputs), CHUNK):
             chunk: list[Run] = [
                 TaskFuture(submission, first + start + n, args)
@@ -243,6 +251,17 @@ class Engine:
                 run._links.search = True
                 linked.append((run, search.blockers))
         self._take(submission, chunk, plain, linked, broken)
+
+    def _take_plain(self, submission: Submission, run: Run) -> None:
+        """The quick way for a single run that can be launched as it is."""
+        with self._lock:
+            if submission.group.closing:
+                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
+            if self.publisher.submissions and submission.visible:
+                self.publisher.emit((TaskRunsSubmitted((run,), self.clock.time()),))
+            self._tracker.submitted_plain(run)
+        submission.runner.launch([submission.call(run)])
+        self.publisher.back_pressure()
 
     def _take(
         self,
@@ -669,6 +688,13 @@ def _started_by(open_flow: OpenFlow, task_run_id: str) -> bool:
 
 def _shared(run: Run) -> Submission:
     return run._shared  # pyright: ignore[reportReturnType]  # futures know only the port
+
+
+def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call's arguments are what the task is to get, and nothing else has to be made."""
+    if spec.resources or spec.run_name is not None or needs_search(args):
+        return False
+    return not kwargs or not needs_search(kwargs.values())
 
 
 def _any_needs_search(runs: Iterable[Run]) -> bool:

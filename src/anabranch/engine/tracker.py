@@ -131,6 +131,14 @@ class Tracker:
             run._phase = QUEUED
         commands.launches.extend(runs)
 
+    def submitted_plain(self, run: Run) -> None:
+        """A single new run that waits for nothing, not even a resource, and is being launched."""
+        shared: Any = run._shared
+        shared.group.unsettled += 1
+        self.live[run._key] = run
+        shared.tally.counts[QUEUED] += 1
+        run._phase = QUEUED
+
     def submitted_linked(
         self, run: Run, blockers: Mapping[Run, bool], at: float, commands: Commands
     ) -> None:

@@ -180,6 +180,8 @@ class ThreadPool(OpenRunnerBase):
             calls -= 1
             if self._wake_one():
                 continue
+            if self._count - self._lent - self._abandoned >= self._max_workers:
+                return  # whoever changes that looks at the queue afterwards
             with self._changing:
                 if self._count - self._lent - self._abandoned >= self._max_workers or self._closed:
                     return
@@ -193,6 +195,8 @@ class ThreadPool(OpenRunnerBase):
             worker.thread.start()
 
     def _wake_one(self) -> bool:
+        if not self._idle:
+            return False
         try:
             self._idle.popleft().wake.release()
         except IndexError:
