@@ -28,7 +28,7 @@ bench: .venv/dev
 	touch $@
 
 .venv/dev: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable . --group dev
+	$(BIN)/pip install --quiet --editable ".[all]" --group dev
 	touch $@
 
 clean:
