@@ -621,8 +621,8 @@ PLACE = Path(sys.argv[0]).parent
 def work(n):
     if n == 5_000:
         PLACE.joinpath("pid").write_text(str(os.getpid()))
-        PLACE.joinpath("pid").rename(PLACE / "at half")
-        if not (PLACE / "killed").exists():
+        if not (PLACE / "at half").exists():
+            PLACE.joinpath("pid").rename(PLACE / "at half")
             threading.Event().wait(3600)
     return n
 @flow(task_runner=POOL)
@@ -630,7 +630,6 @@ def census():
     futures = work.map(range(10_000))
     while not (PLACE / "at half").exists():
         os.sched_yield()
-    (PLACE / "killed").write_text("")
     os.kill(int((PLACE / "at half").read_text()), signal.SIGKILL)
     return futures.result()
 print(census() == list(range(10_000)))

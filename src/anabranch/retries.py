@@ -5,20 +5,27 @@ The engine asks `RetryPolicy.decide` after each failure and sets a timer; nothin
 
 from __future__ import annotations
 
+import functools
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_chain, wait_fixed, wait_none
-from tenacity.retry import retry_base
-from tenacity.stop import stop_base
-from tenacity.wait import wait_base
+from typing import TYPE_CHECKING, Any
 
 from anabranch.errors import OptionError
 
+# tenacity loads with the first task that asks for retries: where tornado is installed, as Dask
+# does, tenacity loads that too, and asyncio with it.
+if TYPE_CHECKING:
+    from tenacity import Retrying
+    from tenacity.stop import stop_base
+    from tenacity.wait import wait_base
+
+    Delays = float | Sequence[float] | Callable[[int], Sequence[float]] | wait_base
+else:
+    Delays = Any
+
 Condition = Callable[..., Any]
-Delays = float | Sequence[float] | Callable[[int], Sequence[float]] | wait_base
 
 
 def exponential_backoff(backoff_factor: float) -> Callable[[int], list[float]]:
@@ -46,23 +53,37 @@ class RetryPolicy:
 
     @property
     def condition_is_tenacitys(self) -> bool:
-        return isinstance(self.condition, retry_base)
+        return _is_tenacitys(self.condition, "retry")
 
     def delay_after(
         self, attempt: int, error: BaseException, draw: Callable[[], float] = random.random
     ) -> float | None:
         """Seconds until the next attempt after this one (from 1) failed; None to give up."""
-        state = RetryCallState(_NO_LOOP, None, (), {})
+        from tenacity import RetryCallState  # loaded with the policy
+
+        state = RetryCallState(_no_loop(), None, (), {})
         state.attempt_number = attempt
         state.set_exception((type(error), error, error.__traceback__))
         if self.stop(state) or (
-            isinstance(self.condition, retry_base) and not self.condition(state)
+            self.condition_is_tenacitys and self.condition is not None and not self.condition(state)
         ):
             return None
         return max(0.0, self.wait(state)) * (1 + self.jitter_factor * draw())
 
 
-_NO_LOOP = Retrying()  # what tenacity's record of an attempt wants beside it; never run
+@functools.cache
+def _no_loop() -> Retrying:
+    """What tenacity's record of an attempt wants beside it; never run."""
+    from tenacity import Retrying  # as above
+
+    return Retrying()
+
+
+def _is_tenacitys(value: object, kind: str) -> bool:
+    """Whether this is a `"retry"` or a `"wait"` of tenacity's, which nobody has where that is not
+    loaded."""
+    module = sys.modules.get(f"tenacity.{kind}")
+    return module is not None and isinstance(value, getattr(module, f"{kind}_base"))
 
 
 def retry_policy(
@@ -84,16 +105,22 @@ def retry_policy(
         raise OptionError(owner, "retry_jitter_factor", jitter_factor, "a number, 0 or more")
     if condition is not None and not callable(condition):
         raise OptionError(owner, "retry_condition_fn", condition, "a function")
+    if retries == 0 and delay is None:
+        return None
+    from tenacity import stop_after_attempt  # as said at the top
+
     wait = _wait(owner, retries, delay)
     if retries == 0:
         return None
     return RetryPolicy(stop_after_attempt(retries + 1), wait, jitter_factor or 0.0, condition)
 
 
-def _wait(owner: str, retries: int, delay: Delays | None) -> wait_base:
+def _wait(owner: str, retries: int, delay: Any) -> wait_base:
+    from tenacity import wait_chain, wait_fixed, wait_none  # as above
+
     if delay is None:
         return wait_none()
-    if isinstance(delay, wait_base):
+    if _is_tenacitys(delay, "wait"):
         return delay
     given: Any = delay(retries) if callable(delay) else delay
     option = "retry_delay_seconds"
