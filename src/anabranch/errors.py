@@ -285,3 +285,82 @@ class Terminated(SystemExit):
 
     def __init__(self, code: int = 143) -> None:
         super().__init__(code)
+
+
+class StoreError(AnabranchError):
+    """The store cannot be used."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        super().__init__(f"The store {url} cannot be used: {problem}.")
+
+
+class LockedStoreError(StoreError, TimeoutError):
+    """Another process holds the store for too long."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} is held by another process for long ({problem}). Try again; if it "
+            "goes on, see with `anabranch doctor` who uses it.",
+        )
+
+
+class FullStoreError(StoreError, OSError):
+    """The disk that the store is on takes no more."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} cannot be written: {problem}. Make room on its disk, for example "
+            "with `anabranch runs rm --older-than 30d`, or set ANABRANCH_HOME to another.",
+        )
+
+
+class ReadOnlyStoreError(StoreError, PermissionError):
+    """The store, or its folder, cannot be written."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} cannot be written: {problem}. Change its permissions, or set "
+            "ANABRANCH_HOME to a folder that can be written.",
+        )
+
+
+class CorruptStoreError(StoreError):
+    """The store's file is damaged."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(self, f"The store {url} is damaged: {problem}.")
+
+
+class NotAStoreError(StoreError, ValueError):
+    """What should be the store is a file of another kind."""
+
+    def __init__(self, url: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"{url} is not an SQLite file, so that it is left as it is. Set ANABRANCH_DATABASE_URL "
+            "or ANABRANCH_HOME to another place, or move the file away.",
+        )
+
+
+class NewerStoreError(StoreError):
+    """The store was made by a newer release."""
+
+    def __init__(self, url: str, found: str, known: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} has schema {found}, and this release knows those up to {known}. "
+            "Install a newer anabranch, or set ANABRANCH_HOME to a store of its own.",
+        )
+
+
+class StaleOwnerError(AnabranchError):
+    """A run was taken over by another process, whose word counts from then on."""
+
+    def __init__(self, session: int) -> None:
+        super().__init__(
+            f"Session {session} does not own its run any more: another process resumed it, or gave "
+            "this one up for dead. What this process did since then is not recorded."
+        )

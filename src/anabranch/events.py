@@ -1,12 +1,12 @@
 """What the engine tells of a run, and who listens.
 
-Events travel in batches, in the order in which they happened. Only the engine makes them, and a
-subscriber can slow nothing down: it runs on a thread of its own.
+Events travel in batches, in the order in which they happened. Only the engine makes them, and those
+who listen can slow nothing down: each runs on a thread of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.futures import TaskFuture
@@ -14,12 +14,20 @@ from anabranch.outcomes import Outcome
 from anabranch.runs import FlowRun
 from anabranch.states import State
 
+Run = TaskFuture[Any]
+
 
 class TaskRunsSubmitted(NamedTuple):
-    """New task runs of one submit or map, all of one task."""
+    """New task runs of one submit or map, all of one task.
 
-    runs: Sequence[TaskFuture[Any]]
+    `linked` are those that wait for others, with what they wait for; `replaced` those that stand for
+    a run of the same call in a process that died, with its place in the store.
+    """
+
+    runs: Sequence[Run]
     at: float
+    linked: Sequence[tuple[Run, Mapping[Run, bool]]] = ()
+    replaced: Sequence[tuple[Run, int]] = ()
 
 
 class TaskRunChanged(NamedTuple):
@@ -28,24 +36,100 @@ class TaskRunChanged(NamedTuple):
     `outcome` is that of the attempt which ended, if one did.
     """
 
-    run: TaskFuture[Any]
+    run: Run
     phase: int
     at: float
     outcome: Outcome | None = None
 
 
+class TaskRunsSettled(NamedTuple):
+    """Task runs came to their outcomes, which they hold."""
+
+    runs: Sequence[Run]
+
+
+class FlowRunBegan(NamedTuple):
+    """A flow run starts. `about` is what the store keeps of it besides."""
+
+    run: FlowRun
+    about: FlowRunAbout
+
+
+class FlowRunAbout(NamedTuple):
+    """What a later process needs to know of a flow run.
+
+    `entrypoint` is where its flow is found, as `module:name` or `file:name`; `inputs` says what it
+    was called with, for a resume of its parent. `parameters` are pickled, those of a root only;
+    `not_resumable` says why they are not there. `row` is its place in the store where it goes on
+    from there.
+    """
+
+    flow_key: str
+    entrypoint: str | None = None
+    runner: str | None = None
+    inputs: bytes | None = None
+    parameters: bytes | None = None
+    preview: str | None = None
+    not_resumable: str | None = None
+    row: int | None = None
+
+
 class FlowRunChanged(NamedTuple):
-    """A flow run went into `state`."""
+    """A flow run went into `state`; `kept` is how its value is kept, once it has completed."""
 
     run: FlowRun
     state: State[Any]
+    kept: Any = None
 
 
-Event = TaskRunsSubmitted | TaskRunChanged | FlowRunChanged
+class LogWritten(NamedTuple):
+    """A log line of a run, or about one."""
+
+    at: float
+    level: int
+    logger: str
+    message: str
+    flow_run_id: str | None
+    task_run_id: str | None
+    run_name: str | None
 
 
-class Subscriber(Protocol):
-    """Takes the events of one root flow run, in order.
+class ArtifactMade(NamedTuple):
+    """An artifact was made, or changed; `data` is JSON."""
+
+    id: str
+    key: str | None
+    type: str
+    description: str | None
+    data: str
+    at: float
+    flow_run_id: str | None
+    task_run_id: str | None
+
+
+Event = (
+    TaskRunsSubmitted
+    | TaskRunChanged
+    | TaskRunsSettled
+    | FlowRunBegan
+    | FlowRunChanged
+    | LogWritten
+    | ArtifactMade
+)
+
+
+class Listener(Protocol):
+    """Takes events, in order."""
+
+    def receive(self, events: Sequence[Event]) -> None: ...
+
+    def close(self) -> None:
+        """No event follows."""
+        ...
+
+
+class Subscriber(Listener, Protocol):
+    """Hears of task runs one by one, and of flow runs.
 
     `phases` names the task-run phases that it wants to hear of, so that the others cost nothing;
     `submissions` says whether it wants new task runs told.
@@ -54,8 +138,16 @@ class Subscriber(Protocol):
     phases: frozenset[int]
     submissions: bool
 
-    def receive(self, events: Sequence[Event]) -> None: ...
 
-    def close(self) -> None:
-        """No event follows."""
-        ...
+class Recorder(Listener, Protocol):
+    """Hears of everything, and keeps it.
+
+    With `strict`, no run settles before it is told to `settle` that the outcome was kept, or that
+    it could not be.
+    """
+
+    strict: bool
+    beat_seconds: float
+    """How often `beat` is wanted where nothing happens, in seconds."""
+
+    def beat(self) -> None: ...

@@ -20,6 +20,7 @@ from collections.abc import (
     Generator,
     Iterable,
     Iterator,
+    Mapping,
     Sequence,
 )
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
@@ -88,7 +89,17 @@ class Shared(Protocol):
 class Links:
     """How a run hangs together with others."""
 
-    __slots__ = ("blockers", "dependents", "left", "name", "search", "waiters", "worker_deaths")
+    __slots__ = (
+        "asleep",
+        "blockers",
+        "dependents",
+        "left",
+        "name",
+        "recalled",
+        "search",
+        "waiters",
+        "worker_deaths",
+    )
 
     def __init__(self) -> None:
         self.blockers: tuple[TaskFuture[Any], ...] = ()
@@ -98,6 +109,15 @@ class Links:
         self.waiters: list[Done] = []
         self.worker_deaths = 0
         self.name: str | None = None
+        self.recalled: Recalled | None = None
+        self.asleep: Mapping[TaskFuture[Any], bool] = {}  # what a dormant run would wait for
+
+
+class Recalled(NamedTuple):
+    """Which recorded run of an earlier process this one stands for: its place in the store, its id."""
+
+    row: int
+    task_run_id: str
 
 
 class TaskFuture(Generic[R]):
@@ -106,6 +126,7 @@ class TaskFuture(Generic[R]):
     __slots__ = (
         "__weakref__",
         "_attempt",
+        "_digest",
         "_inputs",
         "_key",
         "_links",
@@ -118,6 +139,7 @@ class TaskFuture(Generic[R]):
         self._shared = shared
         self._key = key
         self._inputs = inputs
+        self._digest: bytes | None = None  # of the inputs, where runs are recorded
         self._phase = 0
         self._attempt = 1
         self._links: Links | None = None

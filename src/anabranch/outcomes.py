@@ -15,12 +15,14 @@ QUEUED: Final = 2  # with its runner, which has not started it
 RUNNING: Final = 3
 RETRY_WAIT: Final = 4
 CANCELLING: Final = 5
-NOT_READY: Final = 6  # the first settled phase: what it depends on did not complete
-COMPLETED: Final = 7
-FAILED: Final = 8
-TIMED_OUT: Final = 9
-CRASHED: Final = 10
-CANCELLED: Final = 11
+RECORDING: Final = 6  # ended, and not to be told of before that is kept
+DORMANT: Final = 7  # completed in an earlier process, which kept no value: runs again if asked for
+NOT_READY: Final = 8  # the first settled phase: what it depends on did not complete
+COMPLETED: Final = 9
+FAILED: Final = 10
+TIMED_OUT: Final = 11
+CRASHED: Final = 12
+CANCELLED: Final = 13
 
 SETTLED: Final = NOT_READY
 
@@ -31,6 +33,8 @@ PHASE_STATES: Final[tuple[tuple[str, str], ...]] = (
     ("RUNNING", "Running"),
     ("SCHEDULED", "AwaitingRetry"),
     ("CANCELLING", "Cancelling"),
+    ("RUNNING", "Running"),
+    ("COMPLETED", "Completed"),
     ("PENDING", "NotReady"),
     ("COMPLETED", "Completed"),
     ("FAILED", "Failed"),
@@ -47,6 +51,7 @@ class Outcome(NamedTuple):
     since the epoch, `seconds` the length of the attempt by a monotonic clock. `lost` marks an
     attempt whose worker died under it. `state_name` is set where the task returned a state.
     `traceback` is where the exception came from: each time that it is raised, its own grows.
+    `kept` is how the worker kept the value for a later process, until that is recorded.
     """
 
     key: int
@@ -59,3 +64,4 @@ class Outcome(NamedTuple):
     state_name: str | None = None
     lost: bool = False
     traceback: TracebackType | None = None
+    kept: Any = None

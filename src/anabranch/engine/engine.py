@@ -22,8 +22,8 @@ from anabranch import engine as engine_rooms
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search, resolve
+from anabranch.engine.broadcast import Broadcast
 from anabranch.engine.callbacks import CallbackRunner, Callbacks, Verdict, call_reporting, call_user
-from anabranch.engine.publisher import Publisher
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
 from anabranch.errors import (
@@ -32,7 +32,7 @@ from anabranch.errors import (
     FutureCycleError,
     RunTimedOut,
 )
-from anabranch.events import FlowRunChanged, Subscriber, TaskRunsSubmitted
+from anabranch.events import FlowRunChanged, Recorder, Subscriber
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
@@ -72,20 +72,27 @@ Run = TaskFuture[Any]
 class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
-    `grace` is how many seconds a cancelled run gets to stop. Implements `futures.Home` for its
+    `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, and
+    `prefix` begins the ids of the runs. Implements `futures.Home` for its
     futures and `task_runners.base.Inbox` for its runners.
     """
 
     def __init__(
-        self, clock: Clock, subscribers: Sequence[Subscriber] = (), grace: float = 5.0
+        self,
+        clock: Clock,
+        subscribers: Sequence[Subscriber] = (),
+        grace: float = 5.0,
+        record: Recorder | None = None,
+        prefix: int | None = None,
     ) -> None:
         self.clock = clock
         self.grace = grace
-        self.prefix = id_prefix()
+        self.prefix = prefix or id_prefix()
         self.callbacks = Callbacks()
-        self.publisher = Publisher(subscribers)
+        self.broadcast = Broadcast(subscribers, record)
         self._lock = YieldingLock()
-        self._tracker = Tracker(self.publisher.phases)
+        strict = record is not None and record.strict
+        self._tracker = Tracker(self.broadcast.phases, records=record is not None, strict=strict)
         self._next_key = 1
         self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
@@ -206,6 +213,7 @@ class Engine:
             copy_context(),
             tally,
             visible,
+            count,
         )
 
     def _tally(self, spec: TaskSpec) -> Tally:
@@ -257,11 +265,11 @@ class Engine:
         with self._lock:
             if submission.group.closing:
                 raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self.publisher.submissions and submission.visible:
-                self.publisher.emit((TaskRunsSubmitted((run,), self.clock.time()),))
+            if self.broadcast.hears_submissions and submission.visible:
+                self.broadcast.submitted((run,), self.clock.time())
             self._tracker.submitted_plain(run)
         submission.runner.launch([submission.call(run)])
-        self.publisher.back_pressure()
+        self.broadcast.back_pressure()
 
     def _take(
         self,
@@ -276,8 +284,8 @@ class Engine:
         with self._lock:
             if submission.group.closing:
                 raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self.publisher.submissions and submission.visible:
-                self.publisher.emit((TaskRunsSubmitted(chunk, self.clock.time()),))
+            if self.broadcast.hears_submissions and submission.visible:
+                self.broadcast.submitted(chunk, self.clock.time(), linked)
             if plain:
                 self._tracker.submitted(plain, commands)
             if linked:
@@ -290,7 +298,7 @@ class Engine:
             commands.launches = [run for run in commands.launches if run._key not in keys]
             self.finished(broken)
         self._carry_out(commands)
-        self.publisher.back_pressure()
+        self.broadcast.back_pressure()
 
     def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
         """What one run waits for; None where its inputs are plain."""
@@ -406,8 +414,8 @@ class Engine:
     # -- what the tracker wants done ----------------------------------------------------------------
 
     def _emit(self, commands: Commands) -> None:
-        if commands.changes:
-            self.publisher.emit(commands.changes)
+        if commands.changes or commands.settled:
+            self.broadcast.carry(commands)
 
     def _carry_out(self, commands: Commands) -> None:
         for timer in commands.timers:
@@ -559,7 +567,7 @@ class Engine:
 
     def tell(self, flow_run: FlowRun, state: State[Any]) -> None:
         """A flow run is in a new state."""
-        self.publisher.emit((FlowRunChanged(flow_run, state),))
+        self.broadcast.tell(FlowRunChanged(flow_run, state))
 
     def when_empty(self, open_flow: OpenFlow, callback: Any) -> bool:
         """Have `callback()` called once no run of the flow is unsettled; False if none is now."""
@@ -677,7 +685,7 @@ class Engine:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
-        self.publisher.close()
+        self.broadcast.close()
         self.clock.close()
         self._lifetimes.close()
 

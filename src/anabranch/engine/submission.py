@@ -76,6 +76,7 @@ class Submission:
     __slots__ = (
         "admission",
         "context",
+        "count",
         "group",
         "home",
         "kwargs",
@@ -100,8 +101,10 @@ class Submission:
         context: Context,
         tally: Tally,
         visible: bool,
+        count: int,
     ) -> None:
         self.home = home
+        self.count = count
         self.spec = spec
         self.scope = scope
         self.group = open_flow.group
@@ -120,6 +123,9 @@ class Submission:
         return self.kwargs_each[run._key - self.scope.first_key]
 
     def id_of(self, future: TaskFuture[Any]) -> str:
+        links = future._links
+        if links is not None and links.recalled is not None:
+            return links.recalled.task_run_id
         return run_id(self.scope.prefix, future._key)
 
     def name_of(self, future: TaskFuture[Any]) -> str:

@@ -20,9 +20,12 @@ from anabranch.outcomes import (
     CANCELLED,
     CANCELLING,
     COMPLETED,
+    CRASHED,
+    DORMANT,
     NOT_READY,
     PHASE_STATES,
     QUEUED,
+    RECORDING,
     RETRY_WAIT,
     RUNNING,
     SETTLED,
@@ -88,7 +91,7 @@ class Timer(NamedTuple):
 class Commands:
     """What has to be done after an event, in no order but that within each list."""
 
-    __slots__ = ("cancels", "changes", "emptied", "hooks", "launches", "timers", "wakes")
+    __slots__ = ("cancels", "changes", "emptied", "hooks", "launches", "settled", "timers", "wakes")
 
     def __init__(self) -> None:
         self.launches: list[Run] = []
@@ -98,21 +101,30 @@ class Commands:
         self.hooks: list[tuple[Run, str, Outcome | None]] = []
         self.changes: list[TaskRunChanged] = []
         self.emptied: list[Group] = []
+        self.settled: list[Run] = []  # to be recorded
 
 
 class Tracker:
     """The runs that have not settled, and how they depend on each other.
 
-    `wanted` holds the phases whose changes someone listens to; `worker_deaths_allowed` is how many
-    workers may die under one run before it counts as crashed.
+    `wanted` holds the phases whose changes someone listens to. With `records`, runs that come to an
+    outcome are told as `settled`; with `strict` they wait there until they were `recorded`.
+    `worker_deaths_allowed` is how many workers may die under one run before it counts as crashed.
     """
 
     def __init__(
-        self, wanted: frozenset[int] = frozenset(), worker_deaths_allowed: int = 2
+        self,
+        wanted: frozenset[int] = frozenset(),
+        worker_deaths_allowed: int = 2,
+        *,
+        records: bool = False,
+        strict: bool = False,
     ) -> None:
         self.live: dict[int, Run] = {}
         self._wanted = wanted
         self._deaths_allowed = worker_deaths_allowed
+        self._records = records
+        self._strict = strict
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -173,9 +185,18 @@ class Tracker:
             commands.hooks.append((run, "on_running", None))
 
     def completed(self, outcomes: Iterable[Outcome], commands: Commands) -> None:
-        """Attempts that gave a value. This is the hot path: one turn of the loop a task run."""
+        """Attempts that gave a value."""
+        if self._strict:
+            for outcome in outcomes:
+                self._keep(outcome, commands)
+        else:
+            self._complete(outcomes, commands)
+
+    def _complete(self, outcomes: Iterable[Outcome], commands: Commands) -> None:
+        """This is the hot path: one turn of the loop a task run."""
         live = self.live
         told = COMPLETED in self._wanted
+        settled = commands.settled if self._records and not self._strict else None
         for outcome in outcomes:
             run = live.get(outcome[0])
             if run is None or run._attempt != outcome[1]:
@@ -185,6 +206,8 @@ class Tracker:
                 continue
             del live[outcome[0]]
             shared: Any = run._shared
+            if settled is not None and shared.visible:
+                settled.append(run)
             counts = shared.tally.counts
             counts[run._phase] -= 1
             counts[COMPLETED] += 1
@@ -222,8 +245,76 @@ class Tracker:
         elif retry_in is not None:
             self._set_aside(run, commands)
             self._retry(run, outcome, retry_in, at, commands)
+        elif self._strict:
+            self._keep(outcome, commands)
         else:
             self._settle(run, outcome, commands)
+
+    def _keep(self, outcome: Outcome, commands: Commands) -> None:
+        """Have an outcome recorded first, in strict durability."""
+        run = self.live.get(outcome.key)
+        if run is None or run._attempt != outcome.attempt or run._phase == RECORDING:
+            return
+        if run._phase == CANCELLING or not _shared(run).visible:
+            self._end(run, outcome, commands)
+            return
+        run._outcome = outcome
+        self._move(run, RECORDING)
+        commands.settled.append(run)
+
+    def _end(self, run: Run, outcome: Outcome, commands: Commands) -> None:
+        if outcome.phase == COMPLETED:
+            self._complete((outcome,), commands)
+        elif run._phase == CANCELLING:
+            self._settle(run, _cancelled(run, outcome), commands)
+        else:
+            self._settle(run, outcome, commands)
+
+    def recorded(
+        self, runs: Iterable[Run], error: BaseException | None, at: float, commands: Commands
+    ) -> None:
+        """Their outcomes were kept, so that others may know; or they were not, and fail with that."""
+        for run in runs:
+            if run._phase != RECORDING or self.live.get(run._key) is not run:
+                continue
+            outcome = run._outcome
+            assert outcome is not None  # it waits to be recorded
+            if error is not None:
+                outcome = Outcome(run._key, run._attempt, CRASHED, error, at, 0.0, str(error))
+            self._end(run, outcome, commands)
+
+    # -- runs that an earlier process has made ------------------------------------------------------
+
+    def recalled(self, runs: Iterable[Run]) -> None:
+        """New runs whose outcomes are known: they have completed in an earlier process."""
+        for run in runs:
+            _shared(run).tally.counts[COMPLETED] += 1
+            run._inputs = None
+            run._phase = COMPLETED
+
+    def dormant(self, run: Run, blockers: Mapping[Run, bool]) -> None:
+        """A new run that has completed in an earlier process, whose value is not there any more."""
+        _shared(run).tally.counts[DORMANT] += 1
+        run._links = run._links or Links()
+        run._links.asleep = blockers
+        run._phase = DORMANT
+
+    def awake(self, run: Run, at: float, commands: Commands) -> None:
+        """Someone needs the value of a dormant run."""
+        stack = [run]
+        while stack:
+            each = stack.pop()
+            if each._phase != DORMANT:
+                continue
+            shared = _shared(each)
+            links = each._links
+            assert links is not None  # it is dormant
+            shared.group.unsettled += 1
+            self.live[each._key] = each
+            self._move(each, WAITING)
+            stack += [blocker for blocker in links.asleep if blocker._phase == DORMANT]
+            blockers, links.asleep = links.asleep, {}
+            self._wait_for(each, blockers, at, commands)
 
     def undecided(self, outcome: Outcome, commands: Commands) -> Run | None:
         """An attempt failed, and its task decides on a retry, which `decided` brings; the run that
@@ -276,7 +367,7 @@ class Tracker:
             count += 1
             if run._phase in (WAITING, SLOT_WAIT, RETRY_WAIT):
                 self._settle(run, unstarted(run, CANCELLED, at, "Cancelled."), commands)
-            elif run._phase != CANCELLING:
+            elif run._phase not in (CANCELLING, RECORDING):
                 self._move(run, CANCELLING)
                 self._told(run, CANCELLING, at, None, commands)
                 commands.cancels.append(run)
@@ -297,6 +388,8 @@ class Tracker:
         links.blockers = tuple(blockers)
         for blocker, failure_allowed in blockers.items():
             if blocker._phase < SETTLED:
+                if blocker._phase == DORMANT:
+                    self.awake(blocker, at, commands)
                 if blocker._links is None:
                     blocker._links = Links()
                 blocker._links.dependents.append((run, failure_allowed))
@@ -384,6 +477,7 @@ class Tracker:
         if run._links is not None:
             run._links.blockers = ()
         run._outcome = outcome
+        was_recorded = run._phase == RECORDING
         self._move(run, outcome.phase)
         group = shared.group
         group.unsettled -= 1
@@ -392,6 +486,8 @@ class Tracker:
             if len(group.failed) < Group.FAILED_KEPT:
                 group.failed.append(run)
         self._told(run, outcome.phase, outcome.started + outcome.seconds, outcome, commands)
+        if self._records and shared.visible and not was_recorded:
+            commands.settled.append(run)
         if shared.spec.hooks and outcome.phase != NOT_READY:
             name = "on_completion" if outcome.phase == COMPLETED else "on_failure"
             if name in shared.spec.hooks and outcome.phase != CANCELLED:

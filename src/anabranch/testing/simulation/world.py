@@ -67,7 +67,7 @@ class World:
     def new_engine(self, subscribers: Sequence[Subscriber]) -> Engine:
         """An engine of this world, with neither a thread nor a clock of its own."""
         engine = self.engine = Engine(self.clock, subscribers, grace=5.0)
-        engine.publisher = DirectPublisher(subscribers)
+        engine.broadcast.publisher = DirectPublisher(subscribers)
         engine.callbacks = WorldCallbacks(self)
         return engine
 
@@ -280,10 +280,10 @@ class WorldCallbacks(Callbacks):
 class DirectPublisher(Publisher):
     """Hands events on at once."""
 
-    def emit(self, events: Iterable[Event]) -> None:
+    def emit(self, events: Iterable[Event], weight: int = 0) -> None:
         batch = list(events)
-        for subscriber in self._subscribers:
-            subscriber.receive(batch)
+        for listener in self._listeners:
+            listener.receive(batch)
 
 
 def waiting_for(engine: Engine) -> str:

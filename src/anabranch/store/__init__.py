@@ -1,0 +1,1 @@
+"""The store: what happened in each run, kept in SQLite or PostgreSQL."""

@@ -1,0 +1,97 @@
+"""One connection to the store's database, whichever it is; the SQL above it is the same for all.
+
+Statements are written with `?` for each value. A connection can be used by several threads, one at a
+time; who must not wait for others opens `another`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple, Protocol
+
+Row = tuple[Any, ...]
+CHUNKS = (500, 50, 5, 1)
+"""Rows in a statement: one of many rows gives the interpreter up once, where many of one row do so
+for each, and wait for it each time; few different lengths stay prepared."""
+
+
+class Insert(NamedTuple):
+    """How rows go into a table: `updated` are the columns that win over those of a row that is there
+    already, by `conflict`; with no `updated`, the row that is there stays."""
+
+    table: str
+    columns: tuple[str, ...]
+    conflict: str = ""
+    updated: tuple[str, ...] = ()
+
+
+class Transaction(Protocol):
+    """What can be done within one transaction."""
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        """Run a statement; the rows that it gives, all of them."""
+        ...
+
+    def changed(self, sql: str, values: Sequence[Any] = ()) -> int:
+        """Run a statement; how many rows it changed."""
+        ...
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> None: ...
+
+
+class Database(Protocol):
+    """Opened, with a current schema. Raises only `StoreError`s."""
+
+    url: str
+    keeps: bool
+    """Whether what is written outlives the process."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Write, and commit at the end of the block."""
+        ...
+
+    def read(self, sql: str, values: Sequence[Any] = ()) -> list[Row]: ...
+
+    def another(self) -> Database:
+        """A connection of its own to the same data."""
+        ...
+
+    def size(self) -> int:
+        """Bytes that the data take."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@functools.cache
+def insert_sql(insert: Insert, rows: int) -> str:
+    """The statement for so many rows."""
+    values = ",".join(["(" + ",".join("?" * len(insert.columns)) + ")"] * rows)
+    sql = f"INSERT INTO {insert.table} ({','.join(insert.columns)}) VALUES {values}"
+    if not insert.conflict:
+        return sql
+    if not insert.updated:
+        return f"{sql} ON CONFLICT ({insert.conflict}) DO NOTHING"
+    updates = ",".join(f"{name}=excluded.{name}" for name in insert.updated)
+    return f"{sql} ON CONFLICT ({insert.conflict}) DO UPDATE SET {updates}"
+
+
+def chunked(rows: Sequence[Row]) -> Iterable[tuple[int, list[Any]]]:
+    """The rows as lists of values, in as few statements as their lengths allow."""
+    start = 0
+    for size in CHUNKS:
+        while len(rows) - start >= size:
+            flat: list[Any] = []
+            for row in rows[start : start + size]:
+                flat += row
+            yield size, flat
+            start += size
+
+
+def clean(text: str | None) -> str | None:
+    """The text as each database can hold it: no NUL, no lone surrogates."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")

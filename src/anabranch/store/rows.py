@@ -1,0 +1,100 @@
+"""What the writer puts into the store: the columns of each kind of row."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from anabranch.store.database import Insert
+
+SETTLED_RUN: Final = Insert(
+    "task_run",
+    (
+        "id",
+        "flow_run",
+        "task",
+        "number",
+        "phase",
+        "attempt",
+        "started",
+        "ended",
+        "inputs",
+        "form",
+        "result",
+    ),
+    "id",
+    ("phase", "attempt", "started", "ended", "form", "result"),
+)
+"""What most runs come to."""
+
+ANY_RUN: Final = Insert(
+    "task_run",
+    (*SETTLED_RUN.columns, "name", "state_name", "message", "parent", "preview", "submitted"),
+    "id",
+    (*SETTLED_RUN.updated, "name", "state_name", "message", "preview"),
+)
+SUBMISSION: Final = Insert(
+    "submission",
+    ("id", "flow_run", "parent", "task", "count", "first_index", "map_id", "submitted"),
+    "id",
+    (),
+)
+DEPENDENCY: Final = Insert("dependency", ("task_run", "upstream"), "task_run, upstream")
+TRANSITION: Final = Insert(
+    "transition",
+    ("flow_run", "task_run", "at", "state_type", "state_name", "message", "attempt"),
+)
+LOG: Final = Insert(
+    "log",
+    ("root", "flow_run", "task_run", "at", "level", "logger", "run_name", "message"),
+)
+ARTIFACT: Final = Insert(
+    "artifact",
+    (
+        "id",
+        "key",
+        "type",
+        "description",
+        "data",
+        "root",
+        "flow_run",
+        "task_run",
+        "created",
+        "updated",
+    ),
+    "id",
+    ("description", "data", "updated"),
+)
+FLOW_RUN: Final = Insert(
+    "flow_run",
+    (
+        "id",
+        "run_id",
+        "root",
+        "parent",
+        "parent_task_run",
+        "name",
+        "flow_name",
+        "flow_key",
+        "entrypoint",
+        "runner",
+        "tags",
+        "inputs",
+        "parameters",
+        "parameters_preview",
+        "not_resumable",
+        "state_type",
+        "state_name",
+        "created",
+        "started",
+        "attempt",
+    ),
+    "id",
+    ("runner", "state_type", "state_name"),
+)
+
+KEY_BITS: Final = 32
+
+
+def row_id(session: int, key: int) -> int:
+    """The id of a run in the store."""
+    return session << KEY_BITS | key

@@ -1,0 +1,222 @@
+"""The embedded store: an SQLite file in WAL mode, or memory that goes with the process."""
+
+from __future__ import annotations
+
+import importlib.resources
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from anabranch.errors import (
+    CorruptStoreError,
+    FullStoreError,
+    LockedStoreError,
+    NotAStoreError,
+    ReadOnlyStoreError,
+    StoreError,
+)
+from anabranch.store.database import Insert, Row, chunked, insert_sql
+from anabranch.store.versions import check_version
+
+logger = logging.getLogger("anabranch.store")
+
+BUSY_SECONDS = 5.0
+"""How long a statement waits for another process before it is told to try again."""
+MEMORY = "sqlite:///:memory:"
+HEADER = b"SQLite format 3\0"
+NETWORKED = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs"}
+)
+
+
+class SqliteDatabase:
+    """See `database.Database`. `path` is None for memory."""
+
+    def __init__(self, path: Path | None, durable: bool = False) -> None:
+        self.url = MEMORY if path is None else f"sqlite:///{path}"
+        self.keeps = path is not None
+        self.path = path
+        self._durable = durable
+        self._one_at_a_time = threading.RLock()
+        with self._told():
+            self._connection = self._opened()
+
+    def _opened(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            ":memory:" if self.path is None else self.path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if self.path is not None:
+                mode = "TRUNCATE" if is_networked(self.path) else "WAL"
+                connection.execute(f"PRAGMA journal_mode={mode}")
+                level = "FULL" if self._durable else "NORMAL"
+                connection.execute(f"PRAGMA synchronous={level}")
+            made = connection.execute("PRAGMA schema_version").fetchone()[0]
+            if not made:
+                self._make_tables(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _make_tables(self, connection: sqlite3.Connection) -> None:
+        script = importlib.resources.files(__package__ or "").joinpath("schema.sql").read_text()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not connection.execute("PRAGMA schema_version").fetchone()[0]:
+                for statement in script.split(";\n"):
+                    connection.execute(statement)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+
+    def version(self) -> str:
+        with self._told(), self._one_at_a_time:
+            found = self._connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return found[0]
+
+    # -- use ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Generator[SqliteDatabase]:
+        with self._told(), self._one_at_a_time:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def execute(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def changed(self, sql: str, values: Sequence[object] = ()) -> int:
+        return self._connection.execute(sql, values).rowcount
+
+    def insert(self, insert: Insert, rows: Sequence[Row]) -> None:
+        for size, values in chunked(rows):
+            self._connection.execute(insert_sql(insert, size), values)
+
+    def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        with self._told(), self._one_at_a_time:
+            return self._connection.execute(sql, values).fetchall()
+
+    def another(self) -> SqliteDatabase:
+        return self if self.path is None else SqliteDatabase(self.path, self._durable)
+
+    def size(self) -> int:
+        if self.path is None:
+            pages = self.read("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+            return pages[0][0]
+        files = (self.path, self.path.with_name(self.path.name + "-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        if self.path is not None:  # else others hold it too, and it goes with the last of them
+            with self._one_at_a_time:
+                self._connection.close()
+
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """SQLite's errors as ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise store_error(error, self.url) from error
+
+
+def store_error(error: sqlite3.Error, url: str) -> StoreError:
+    """What an error of SQLite means for whoever uses the store."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    kinds = {
+        "SQLITE_BUSY": LockedStoreError,
+        "SQLITE_LOCKED": LockedStoreError,
+        "SQLITE_FULL": FullStoreError,
+        "SQLITE_IOERR": FullStoreError,
+        "SQLITE_READONLY": ReadOnlyStoreError,
+        "SQLITE_CANTOPEN": ReadOnlyStoreError,
+        "SQLITE_PERM": ReadOnlyStoreError,
+        "SQLITE_CORRUPT": CorruptStoreError,
+        "SQLITE_NOTADB": CorruptStoreError,
+    }
+    for start, kind in kinds.items():
+        if name.startswith(start):
+            return kind(url, f"{error} [{name}]")
+    return StoreError(url, f"{error} [{name}]" if name else str(error))
+
+
+def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
+    """The store at this path, made or migrated if need be.
+
+    A file that is damaged is moved aside, with its new path told. Raises `NotAStoreError` for a file
+    of another kind, `NewerStoreError` for one of a newer release.
+    """
+    _refuse_others(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ReadOnlyStoreError(f"sqlite:///{path}", str(error)) from error
+    if is_networked(path):
+        logger.warning(
+            "The store %s is on a network file system, which SQLite cannot share between hosts: "
+            "use it from one host only, or set ANABRANCH_DATABASE_URL to a PostgreSQL server",
+            path,
+        )
+    try:
+        return _checked(path, durable)
+    except CorruptStoreError as error:
+        aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
+        for ending in ("", "-wal", "-shm"):
+            part = path.with_name(path.name + ending)
+            if part.exists():
+                os.replace(part, aside.with_name(aside.name + ending))
+        logger.error("%s It was moved to %s, and a new one made in its place.", error, aside)
+        return _checked(path, durable)
+
+
+def _checked(path: Path, durable: bool) -> SqliteDatabase:
+    database = SqliteDatabase(path, durable)
+    try:
+        return check_version(database, database.version)
+    except BaseException:
+        database.close()
+        raise
+
+
+def _refuse_others(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(HEADER))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ReadOnlyStoreError(f"sqlite:///{path}", str(error)) from error
+    if start and start != HEADER:
+        raise NotAStoreError(f"sqlite:///{path}")
+
+
+def is_networked(path: Path) -> bool:
+    """Whether a path lies on a file system of another host."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # another system: nothing is known
+        return False
+    found, kind = "", ""
+    place = str(path.parent.absolute())
+    for line in mounts.splitlines():
+        _, point, its_kind, *_ = line.split(" ")
+        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(found):
+            found, kind = point, its_kind
+    return kind in NETWORKED or kind.startswith(("fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse"))

@@ -1,0 +1,493 @@
+"""Writes what a run's engine tells: a batch of events becomes rows, and one transaction."""
+
+# pyright: reportPrivateUsage=false
+# The writer reads the slots of the run record, which are private to users.
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from anabranch.errors import FullStoreError, LockedStoreError, StaleOwnerError, StoreError
+from anabranch.events import (
+    ArtifactMade,
+    Event,
+    FlowRunBegan,
+    FlowRunChanged,
+    LogWritten,
+    TaskRunChanged,
+    TaskRunsSettled,
+    TaskRunsSubmitted,
+)
+from anabranch.futures import TaskFuture
+from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Outcome
+from anabranch.results.kept import Kept, keep_inline
+from anabranch.results.signing import sign
+from anabranch.runs import FlowRun
+from anabranch.store import rows
+from anabranch.store.database import Database, Insert, Row, Transaction, clean
+from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
+
+logger = logging.getLogger("anabranch.store")
+
+Run = TaskFuture[Any]
+_SCALARS = frozenset({type(None), bool, int, float, str})
+RETRY_SECONDS = 1.0
+"""Between two tries to write into a store that is locked or full."""
+PATIENCE_SECONDS = 30.0
+"""How long a locked store is waited for at the end of a run, and a full one a tenth of that."""
+MOST_ROWS = 50_000
+"""Rows that wait in memory for such a store, until the run itself has to wait."""
+
+
+class Settle(NamedTuple):
+    """What the engine is told in strict durability: these were kept, or not, and then why."""
+
+    runs: Sequence[Run]
+    error: StoreError | StaleOwnerError | None
+
+
+class StoreWriter:
+    """See `events.Recorder`. Belongs to one engine, whose runs' ids begin with `prefix`.
+
+    `settle` is called in strict durability after each batch, with the runs in it; `fence` once if
+    another process has taken the run over. `running` gives the runs that run right now.
+    """
+
+    beat_seconds = BEAT_SECONDS / 2
+
+    def __init__(
+        self, database: Database, prefix: int, secret: bytes, strict: bool, inline_limit: int
+    ) -> None:
+        self.database = database
+        self.strict = strict
+        self.settle: Callable[[Settle], None] = _ignore
+        self.fence: Callable[[StaleOwnerError], None] = _ignore
+        self.running: Callable[[], Iterable[Run]] = tuple
+        self._prefix = f"{prefix >> 48:020x}"
+        self._secret = secret
+        self._limit = inline_limit
+        self._session: int | None = None
+        self._root: int | None = None
+        self._tasks: dict[tuple[str, str, bytes], int] = {}
+        self._flow_rows: dict[str, int] = {}
+        self._batch = Batch()
+        self._unwritten = 0
+        self._broken: Exception | None = None
+        self._beaten = time.monotonic()
+        self._shown: set[int] = set()
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def receive(self, events: Sequence[Event]) -> None:
+        settled: list[Run] = []
+        try:
+            self._take(events, settled)
+            crowded = len(self._batch.settled) > MOST_ROWS
+            self._write(PATIENCE_SECONDS if self.strict or crowded else 0.0)
+        except Exception as error:
+            self._give_up(error)
+        if self.strict and settled:
+            error = self._broken if isinstance(self._broken, StoreError | StaleOwnerError) else None
+            self.settle(Settle(settled, error))
+
+    def beat(self) -> None:
+        """Show that this engine lives, and what it runs."""
+        if self._broken is not None or self._session is None:
+            return
+        try:
+            self._sample()
+            self._write(0.0)
+        except Exception as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Write what is left, with some patience, and end the session."""
+        try:
+            self._write(PATIENCE_SECONDS)
+            if self._session is not None and self._broken is None:
+                with self.database.transaction() as transaction:
+                    close_session(transaction, self._session, time.time())
+        except Exception as error:
+            self._give_up(error)
+        if self._unwritten:
+            logger.error("%d task runs were not recorded", self._unwritten)
+        self.database.close()
+
+    def _take(self, events: Sequence[Event], settled: list[Run]) -> None:
+        for event in events:
+            match event:
+                case TaskRunsSettled():
+                    settled += event.runs
+                    if self._broken is None:
+                        self._settled(event.runs)
+                    else:
+                        self._unwritten += len(event.runs)
+                case _ if self._broken is not None:
+                    continue
+                case TaskRunsSubmitted():
+                    self._submitted(event)
+                case TaskRunChanged():
+                    self._changed(event)
+                case FlowRunBegan():
+                    self._began(event)
+                case FlowRunChanged():
+                    self._flow_changed(event)
+                case LogWritten():
+                    self._logged(event)
+                case ArtifactMade():
+                    self._artifact(event)
+
+    # -- task runs ------------------------------------------------------------------------------
+
+    def _settled(self, runs: Sequence[Run]) -> None:
+        """The hot path: a row a run."""
+        plain, rest = self._batch.settled, self._batch.runs
+        shared: Any = None
+        flow_run = task = offset = parent = mapped = None
+        base = self._base()
+        for run in runs:
+            if run._shared is not shared:
+                shared = run._shared
+                flow_run, task, offset, parent = self._place_of(shared)
+                mapped = shared.scope.map_id is not None
+            outcome = run._outcome
+            assert outcome is not None  # it has settled
+            key = run._key
+            row = base | key
+            links = run._links
+            if links is not None and links.recalled is not None:
+                row = links.recalled.row
+            value = outcome[3]
+            name = None if links is None else links.name
+            form = data = preview = None
+            if outcome[2] != COMPLETED:
+                pass
+            elif type(value) in _SCALARS and outcome.kept is None:
+                form, data = self._scalar(value)
+            else:
+                form, data, preview = self._kept(outcome, row)
+                if outcome.kept is not None:
+                    run._outcome = outcome._replace(kept=None)
+            started = outcome[4]
+            its_row = (
+                row,
+                flow_run,
+                task,
+                key + offset,
+                outcome[2],
+                outcome[1],
+                started,
+                started + outcome[5],
+                run._digest,
+                form,
+                data,
+            )
+            plainly = name is None and preview is None and outcome[2] == COMPLETED
+            if plainly and outcome[7] is None and (parent is None or mapped):
+                plain.append(its_row)
+                continue
+            rest[row] = (*its_row, clean(name), outcome.state_name, _message(outcome), parent,
+                         preview, None)  # fmt: skip  # as it stands in the table
+            if outcome[2] != COMPLETED:
+                self._batch.transitions.append(
+                    (flow_run, row, started + outcome[5], *PHASE_STATES[outcome[2]],
+                     _message(outcome), outcome[1])
+                )  # fmt: skip  # as above
+
+    def _scalar(self, value: Any) -> tuple[str | None, bytes | None]:
+        kind = type(value)
+        if kind is int and -(1 << 53) < value < 1 << 53:
+            return "json", b"%d" % value
+        if value is None:
+            return "json", b"null"
+        kept = keep_inline(value, self._limit)
+        if kept.form == "json":
+            return "json", kept.data
+        return kept.form, None
+
+    def _kept(self, outcome: Outcome, row: int) -> tuple[str, bytes | None, str | None]:
+        kept: Kept | None = outcome.kept
+        if kept is None:  # a value that cannot change, of whatever kind
+            kept = keep_inline(outcome.value, self._limit)
+        return self._at_rest(kept, str(row))
+
+    def _at_rest(self, kept: Kept, key: str) -> tuple[str, bytes | None, str | None]:
+        data = kept.data
+        if kept.form == "pickle" and data is not None:
+            data = sign(self._secret, key, data)
+        preview = kept.preview if kept.reason is None else f"not kept: {kept.reason}"
+        return kept.form, data, clean(preview)
+
+    def _submitted(self, event: TaskRunsSubmitted) -> None:
+        first = event.runs[0]
+        shared: Any = first._shared
+        flow_run, task, offset, parent = self._place_of(shared)
+        scope = shared.scope
+        base = self._base()
+        if scope.map_id is not None:
+            if first._key == scope.first_key:
+                self._batch.submissions.append(
+                    (base | first._key, flow_run, parent, task, shared.count, scope.first_index,
+                     scope.map_id, event.at)
+                )  # fmt: skip  # as it stands in the table
+        elif first._phase < SETTLED:
+            row = self._row_of(first)
+            self._batch.runs[row] = (
+                row, flow_run, task, first._key + offset, WAITING, first._attempt, None, None,
+                first._digest, None, None, None, None, None, parent, None, event.at
+            )  # fmt: skip  # as above
+        self._batch.replaced += [(base | run._key, old) for run, old in event.replaced]
+        for run, upstream in event.linked:
+            row = self._row_of(run)
+            self._batch.dependencies += [(row, self._row_of(each)) for each in upstream]
+
+    def _changed(self, event: TaskRunChanged) -> None:
+        """Only what is not usual has a row of its own."""
+        if event.phase >= SETTLED:
+            return
+        shared: Any = event.run._shared
+        flow_run = self._flow_rows.get(shared.scope.flow_run.id) if shared.scope.flow_run else None
+        outcome = event.outcome
+        attempt = event.run._attempt if outcome is None else outcome.attempt
+        message = None if outcome is None else _message(outcome)
+        self._batch.transitions.append(
+            (flow_run, self._row_of(event.run), event.at, *PHASE_STATES[event.phase], message,
+             attempt)
+        )  # fmt: skip  # as it stands in the table
+
+    def _sample(self) -> None:
+        """A row for what has run for a while: of short runs, nobody sees that they run."""
+        now = time.time()
+        for run in self.running():
+            row = self._row_of(run)
+            if row in self._shown or run._phase >= SETTLED:
+                continue
+            self._shown.add(row)
+            flow_run, task, offset, parent = self._place_of(run._shared)
+            self._batch.runs[row] = (
+                row, flow_run, task, run._key + offset, RUNNING, run._attempt, now, None,
+                run._digest, None, None, None, None, None, parent, None, now
+            )  # fmt: skip  # as it stands in the table
+
+    def _place_of(self, shared: Any) -> tuple[int | None, int, int, int | None]:
+        """Of a submission: its flow run, its task, what makes a key the run's number, its parent."""
+        scope, spec = shared.scope, shared.spec
+        flow_run = None if scope.flow_run is None else self._flow_rows.get(scope.flow_run.id)
+        identity = (spec.key, spec.name, spec.source)
+        task = self._tasks.get(identity)
+        if task is None:
+            task = self._tasks[identity] = self._new_task(identity)
+        parent = scope.parent_task_run_id
+        return (
+            flow_run,
+            task,
+            scope.first_index - scope.first_key,
+            None if parent is None else self._row_of_id(parent),
+        )
+
+    def _new_task(self, identity: tuple[str, str, bytes]) -> int:
+        with self.database.transaction() as transaction:
+            transaction.execute(
+                "INSERT INTO task (key, name, source) VALUES (?, ?, ?) "
+                "ON CONFLICT (key, name, source) DO NOTHING RETURNING id",
+                identity,
+            )
+            found = transaction.execute(
+                "SELECT id FROM task WHERE key = ? AND name = ? AND source = ?", identity
+            )
+        return found[0][0]
+
+    def _row_of(self, run: Run) -> int:
+        links = run._links
+        if links is not None and links.recalled is not None:
+            return links.recalled.row
+        return self._base() | run._key
+
+    def _row_of_id(self, run_id: str) -> int | None:
+        """Of a task run by its id, where it is this engine's."""
+        digits = run_id.replace("-", "")
+        if digits[:20] != self._prefix:
+            return None
+        return self._base() | int(digits[20:], 16)
+
+    def _base(self) -> int:
+        if self._session is None:
+            self._session = open_session(self.database, self._prefix, time.time())
+        return self._session << rows.KEY_BITS
+
+    # -- flow runs ------------------------------------------------------------------------------
+
+    def _began(self, event: FlowRunBegan) -> None:
+        run, about = event.run, event.about
+        row = about.row
+        if row is None:
+            row = self._base() | int(run.id.replace("-", "")[20:], 16)
+        self._flow_rows[run.id] = row
+        if self._root is None:
+            self._root = row
+            self._batch.roots.append(row)
+        parent = run.parent_flow_run_id
+        started = time.time() if run.start_time is None else run.start_time.timestamp()
+        parameters = about.parameters
+        if parameters is not None:
+            parameters = sign(self._secret, run.id, parameters)
+        self._batch.flow_runs.append(
+            (row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
+             run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.entrypoint,
+             about.runner, json.dumps(sorted(run.tags)), about.inputs, parameters,
+             clean(about.preview), about.not_resumable, *PHASE_STATES[RUNNING], started, started,
+             run.run_count)
+        )  # fmt: skip  # as it stands in the table
+
+    def _flow_changed(self, event: FlowRunChanged) -> None:
+        run, state = event.run, event.state
+        row = self._flow_rows.get(run.id)
+        if row is None:  # it was refused before it began
+            return
+        at = state.timestamp.timestamp()
+        form = data = preview = None
+        if event.kept is not None:
+            form, data, preview = self._at_rest(event.kept, run.id)
+        message = clean(state.message)
+        self._batch.flow_changes.append(
+            (state.type.value, state.name, message, at if state.is_final() else None,
+             run.run_count, form, data, preview, row)
+        )  # fmt: skip  # as it stands in the statement
+        self._batch.transitions.append(
+            (row, None, at, state.type.value, state.name, message, run.run_count)
+        )
+
+    def _logged(self, event: LogWritten) -> None:
+        flow_run = self._flow_rows.get(event.flow_run_id) if event.flow_run_id else self._root
+        task_run = self._row_of_id(event.task_run_id) if event.task_run_id else None
+        self._batch.logs.append(
+            (self._root, flow_run, task_run, event.at, event.level, event.logger,
+             clean(event.run_name), clean(event.message))
+        )  # fmt: skip  # as it stands in the table
+
+    def _artifact(self, event: ArtifactMade) -> None:
+        flow_run = self._flow_rows.get(event.flow_run_id) if event.flow_run_id else None
+        task_run = self._row_of_id(event.task_run_id) if event.task_run_id else None
+        self._batch.artifacts[event.id] = (
+            event.id, event.key, event.type, clean(event.description), clean(event.data),
+            self._root, flow_run, task_run, event.at, event.at
+        )  # fmt: skip  # as above
+
+    # -- the store ------------------------------------------------------------------------------
+
+    def _write(self, patience: float) -> None:
+        """Commit the batch; one that cannot be written now stays, and is tried with the next."""
+        if self._broken is not None or self._session is None:
+            return
+        now = time.monotonic()
+        if self._batch.empty() and now - self._beaten < BEAT_SECONDS:
+            return
+        until = now + patience
+        while True:
+            try:
+                with self.database.transaction() as transaction:
+                    beat(transaction, self._session)
+                    self._batch.write(transaction, self._session)
+                break
+            except LockedStoreError as error:
+                if not self._waits(error, until):
+                    return
+            except FullStoreError as error:
+                if len(self._batch.settled) > MOST_ROWS:
+                    raise
+                if not self._waits(error, now + patience / 10):
+                    if patience:
+                        raise
+                    return
+        self._beaten = time.monotonic()
+        self._batch = Batch()
+
+    def _waits(self, error: StoreError, until: float) -> bool:
+        """A store that is locked or full may be better soon: whether to try again now."""
+        if not self._batch.told:
+            self._batch.told = True
+            logger.warning("%s The run goes on, and is recorded once that works.", error)
+        if time.monotonic() >= until:
+            return False
+        time.sleep(RETRY_SECONDS)
+        return True
+
+    def _give_up(self, error: Exception) -> None:
+        """Nothing more is written. The run goes on, but in strict durability."""
+        if self._broken is not None:
+            return
+        self._broken = error
+        self._unwritten += len(self._batch.settled)
+        self._batch = Batch()
+        if isinstance(error, StaleOwnerError):
+            logger.error("%s", error)
+            self.fence(error)
+        elif isinstance(error, StoreError):
+            logger.error("%s The run goes on without being recorded.", error)
+        else:
+            logger.exception("The store's writer failed; the run goes on without being recorded")
+
+
+class Batch:
+    """Rows that go into the store in one transaction."""
+
+    def __init__(self) -> None:
+        self.told = False
+        self.roots: list[int] = []
+        self.flow_runs: list[Row] = []
+        self.flow_changes: list[Row] = []
+        self.submissions: list[Row] = []
+        self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
+        self.settled: list[Row] = []
+        self.dependencies: list[Row] = []
+        self.transitions: list[Row] = []
+        self.logs: list[Row] = []
+        self.artifacts: dict[str, Row] = {}
+        self.replaced: list[tuple[int, int]] = []
+
+    def empty(self) -> bool:
+        return not any(self._inserts().values()) and not self.flow_changes
+
+    def _inserts(self) -> dict[Insert, Sequence[Row]]:
+        return {
+            rows.FLOW_RUN: self.flow_runs,
+            rows.SUBMISSION: self.submissions,
+            rows.ANY_RUN: list(self.runs.values()),
+            rows.SETTLED_RUN: self.settled,
+            rows.DEPENDENCY: self.dependencies,
+            rows.TRANSITION: self.transitions,
+            rows.LOG: self.logs,
+            rows.ARTIFACT: list(self.artifacts.values()),
+        }
+
+    def write(self, transaction: Transaction, session: int) -> None:
+        for root in self.roots:
+            transaction.changed("UPDATE session SET root = ? WHERE id = ?", (root, session))
+        for run, old in self.replaced:  # the same call, made again by a resume
+            transaction.changed("DELETE FROM task_run WHERE id = ?", (old,))
+            transaction.changed("DELETE FROM dependency WHERE task_run = ?", (old,))
+            transaction.changed("UPDATE transition SET task_run = ? WHERE task_run = ?", (run, old))
+        for insert, its_rows in self._inserts().items():
+            if its_rows:
+                transaction.insert(insert, its_rows)
+        for change in self.flow_changes:
+            transaction.changed(
+                "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
+                "attempt = ?, form = ?, result = ?, preview = ? WHERE id = ?",
+                change,
+            )
+
+
+def _message(outcome: Outcome) -> str | None:
+    error = outcome.value
+    if outcome.message is None and isinstance(error, BaseException):
+        return clean(f"{type(error).__name__}: {error}")
+    return clean(outcome.message)
+
+
+def _ignore(_: Any) -> None:
+    """Nobody has asked yet."""
