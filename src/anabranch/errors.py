@@ -189,6 +189,24 @@ class RemoteTaskError(AnabranchError):
         super().__init__(f"{type_name}: {message}")
 
 
+class UnhashableInput(AnabranchError, TypeError):
+    """A value has no identity that a key could be made from.
+
+    `path` says where in the value it stands, `type_name` what it is.
+    """
+
+    def __init__(self, path: str, type_name: str, reason: str, argument: str | None = None) -> None:
+        self.path = path
+        self.type_name = type_name
+        self.reason = reason
+        self.argument = argument
+        super().__init__(
+            f"No key can be made from {path}, of type {type_name}: {reason}. Give its class an "
+            "__anabranch_key__() method, leave the argument out with "
+            f"INPUTS - {argument or 'argument'!r}, or make the key yourself with cache_key_fn."
+        )
+
+
 class UnpicklableError(AnabranchError, TypeError):
     """A value cannot be sent to another process."""
 

@@ -1,0 +1,167 @@
+"""How objects are written: by their type's name and what they are made of.
+
+The first that fits: `__anabranch_key__()`, a member of an enum, the fields of a dataclass, attrs
+class or pydantic model, what a subclass of a built-in type holds and its attributes, the attributes
+of an object whose class was written in Python.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dataclasses
+import enum
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from anabranch.hashing import values
+from anabranch.hashing.encoder import SCALARS, Encoder, Unencodable, Writer
+
+_KEY = "__anabranch_key__"
+_BUILT_IN = tuple(kind for kind in (*SCALARS, *values.WRITERS) if kind is not type(None))
+
+
+def keyed_writer(kind: type[Any]) -> Writer | None:
+    """What writes objects that give their own key."""
+    return _write_keyed if hasattr(kind, _KEY) else None
+
+
+def find_writer(kind: type[Any]) -> Writer | None:
+    """What writes the objects of a type that has no writer of its own."""
+    if issubclass(kind, enum.Enum):
+        return _write_member
+    pydantic = sys.modules.get("pydantic")
+    if pydantic is not None and issubclass(kind, pydantic.BaseModel):
+        return _write_model
+    base = next((base for base in kind.__mro__ if base in _BUILT_IN), None)
+    if base is not None:
+        return _subclass_writer(base)
+    if dataclasses.is_dataclass(kind):
+        return _write_dataclass
+    if hasattr(kind, "__attrs_attrs__"):
+        return _write_attrs
+    if issubclass(kind, BaseException):
+        return _write_exception
+    if hasattr(kind, "__wrapped__") or kind is object:
+        return None
+    return _write_plain if _has_plain_state(kind) else None
+
+
+def _write_keyed(encoder: Encoder, value: Any) -> None:
+    encoder.typed(type(value), [(_KEY + "()", getattr(value, _KEY)())])
+
+
+def _write_member(encoder: Encoder, value: enum.Enum) -> None:
+    # object() as a value only tells members apart, which their names do.
+    content = None if type(value.value) is object else value.value
+    encoder.typed(type(value), [("name", value.name), ("value", content)])
+
+
+def _write_dataclass(encoder: Encoder, value: Any) -> None:
+    encoder.typed(type(value), _read(value, [each.name for each in dataclasses.fields(value)]))
+
+
+def _write_attrs(encoder: Encoder, value: Any) -> None:
+    encoder.typed(type(value), _read(value, [each.name for each in value.__attrs_attrs__]))
+
+
+def _read(value: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """Those of the attributes that are set."""
+    missing = object()
+    for name in names:
+        part = getattr(value, name, missing)
+        if part is not missing:
+            yield name, part
+
+
+def _write_model(encoder: Encoder, value: Any) -> None:
+    """A pydantic model by what its own comparison looks at; cached properties are not fields."""
+    fields = sorted(type(value).__pydantic_fields__)
+    extra: dict[str, Any] = value.__pydantic_extra__ or {}
+    private: dict[str, Any] = value.__pydantic_private__ or {}
+    encoder.typed(
+        type(value), [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())]
+    )
+
+
+def _write_exception(encoder: Encoder, value: BaseException) -> None:
+    encoder.typed(type(value), [("args", value.args), *_attributes(vars(value))])
+
+
+def _subclass_writer(base: type[Any]) -> Writer:
+    """Writes what a subclass of a built-in type holds, as that type does, and its attributes."""
+
+    def write(encoder: Encoder, value: Any) -> None:
+        names: tuple[str, ...] = getattr(value, "_fields", ())
+        if base is tuple and names and len(names) == len(value):
+            encoder.typed(type(value), zip(names, value, strict=True))
+            return
+        encoder.typed(type(value), [("", _Base(base, value)), *_attributes(_state(value, base))])
+
+    return write
+
+
+class _Base:
+    """What a value holds as an instance of one of its bases."""
+
+    __slots__ = ("base", "value")
+
+    def __init__(self, base: type[Any], value: Any) -> None:
+        self.base = base
+        self.value = value
+
+
+def _write_base(encoder: Encoder, given: _Base) -> None:
+    scalar = SCALARS.get(given.base)
+    if scalar is not None:
+        encoder.out += scalar(given.base.__new__(given.base, given.value))
+    else:
+        values.WRITERS[given.base](encoder, given.value)
+
+
+def _state(value: Any, base: type[Any]) -> dict[str, Any]:
+    """The attributes that the classes above a base give an object, in `__dict__` or slots."""
+    found: dict[str, Any] = dict(getattr(value, "__dict__", {}))
+    for cls in type(value).__mro__:
+        if cls is base:
+            break
+        slots: Any = cls.__dict__.get("__slots__", ())
+        for slot in [slots] if isinstance(slots, str) else slots:
+            name = f"_{cls.__name__.lstrip('_')}{slot}" if _is_private(slot) else slot
+            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
+                found[name] = getattr(value, name)
+    return found
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("__") and not name.endswith("__")
+
+
+def _attributes(found: dict[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(found.items())
+
+
+def _has_plain_state(kind: type[Any]) -> bool:
+    """Whether all that an object holds stands in its attributes: no class of its own makes copies
+    in its own way, and none was made in C."""
+    return (
+        kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and kind not in copyreg.dispatch_table
+        and kind.__itemsize__ == 0
+    )
+
+
+def _write_plain(encoder: Encoder, value: Any) -> None:
+    wrapped = getattr(value, "__wrapped__", None)
+    if wrapped is not None and callable(value):  # a decorated function, such as a task
+        encoder.typed(type(value), [("__wrapped__", wrapped)])
+        return
+    try:
+        object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
+    except TypeError:
+        raise Unencodable(value, "it holds more than its attributes") from None
+    encoder.typed(type(value), _attributes(_state(value, object)))
+
+
+WRITERS: dict[type[Any], Writer] = {_Base: _write_base}
