@@ -220,6 +220,116 @@ class UnpicklableError(AnabranchError, TypeError):
         )
 
 
+class UnserializableResult(AnabranchError, TypeError):
+    """A value cannot be written by its serializer."""
+
+    def __init__(self, what: str, serializer: str, path: str, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(
+            f"{what} cannot be kept: the serializer {serializer!r} cannot write {path} ({reason}). "
+            "Leave that part out of what is returned, choose another result_serializer, or do not "
+            "ask for the result to be kept."
+        )
+
+
+class UnknownSerializerError(AnabranchError, ValueError):
+    """A string names no serializer that is known here."""
+
+    def __init__(self, text: str, known: Iterable[str]) -> None:
+        super().__init__(f"{text!r} names no serializer. Known here: {', '.join(sorted(known))}.")
+
+
+class UnknownStorageError(AnabranchError, ValueError):
+    """What was given as a storage for results is none."""
+
+    def __init__(self, given: str, problem: str) -> None:
+        super().__init__(
+            f"{given} is no storage for results: {problem}. Pass a folder, a URL such as "
+            "'s3://bucket/results', or an object with the methods of anabranch.results.Storage."
+        )
+
+
+class MissingExtraError(AnabranchError, ImportError):
+    """Something needs a library that is not installed."""
+
+    def __init__(self, what: str, reason: str, install: str) -> None:
+        super().__init__(
+            f'{what} needs a library that is not there ({reason}): pip install "{install}"'
+        )
+
+
+class StorageKeyError(AnabranchError, ValueError):
+    """A key cannot stand for a result in a storage."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"The storage key {key!r} will not do: {problem}.")
+
+
+class StorageKeyTemplateError(AnabranchError, ValueError):
+    """A `result_storage_key` uses something that the run does not have."""
+
+    def __init__(self, template: str, missing: str, known: Iterable[str]) -> None:
+        super().__init__(
+            f"The result_storage_key {template!r} uses {missing}, which this run does not have. "
+            f"It can use: {', '.join(known)}."
+        )
+
+
+class MissingResultError(AnabranchError, LookupError):
+    """There is no result under a key, or none any more."""
+
+    def __init__(self, key: str, location: str, why: str = "there is none") -> None:
+        self.key = key
+        super().__init__(
+            f"No result with the key {key!r} at {location}: {why}. Run the task again to have it."
+        )
+
+
+class ResultNotKeptError(AnabranchError, LookupError):
+    """The value of a run was not kept, so it cannot be had back."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"This result was not kept ({reason}). Run the task again to have it, or use "
+            "persist_result=True, which has no limit in size."
+        )
+
+
+class TamperedResultError(AnabranchError, ValueError):
+    """A result at rest does not carry the signature of this installation."""
+
+    def __init__(self, key: str, location: str) -> None:
+        self.key = key
+        self.location = location
+        super().__init__(
+            f"The result with the key {key!r} at {location} was not loaded: its signature does not "
+            "fit. It was damaged, changed, moved from another key, or written with another secret. "
+            "If you trust what wrote it, use the same secret here (the file `secret` in "
+            "ANABRANCH_HOME); else delete it and run the task again."
+        )
+
+
+class ResultSecretError(AnabranchError, ValueError):
+    """The secret that signs results cannot be used."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"The secret that signs results, {path}, {problem}. Bring back a copy, or delete the "
+            "file: results signed with the lost one are then computed again."
+        )
+
+
+class UnreadableResultError(AnabranchError, ValueError):
+    """A result is there and is ours, and cannot be turned into a value again."""
+
+    def __init__(self, what: str, reason: str, writer: str, reader: str) -> None:
+        super().__init__(
+            f"{what} cannot be read: {reason}. It was written by {writer}; this is {reader}. Read "
+            "it with the code and the versions that wrote it, or run the task again."
+        )
+
+
 class UnknownTaskRunnerError(AnabranchError, ValueError):
     """A task runner's string names no runner that is known here."""
 

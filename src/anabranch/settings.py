@@ -30,6 +30,11 @@ class Settings(BaseModel):
     """Whether a live display shows on a terminal."""
     cancel_grace: float = Field(default=5.0, ge=0, le=3600)
     """How long a cancelled run gets to stop."""
+    result_storage: str | None = None
+    """A folder or an fsspec URL for results that are kept; None for `<home>/storage`."""
+    result_inline_limit: int = Field(default=65536, ge=0)
+    """Bytes up to which a result is kept beside the record of its run."""
+    result_serializer: str = "pickle"
 
 
 def load_settings() -> Settings:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any, Protocol
 
@@ -38,7 +38,7 @@ def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
         return _dumps(value)
     except Exception as error:
         named = dict(zip(names, value if len(names) > 1 else (value,), strict=True))
-        path, reason = _offender(named, error)
+        path, reason = offender(named, error, _by_value)
         raise UnpicklableError(what, path, reason) from error
 
 
@@ -62,11 +62,11 @@ def _dumps(value: Any) -> bytes:
 
 def _by_value(value: Any) -> bytes:
     file = io.BytesIO()
-    _Pickler(file, PROTOCOL).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+    ByValuePickler(file, PROTOCOL).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
     return file.getvalue()
 
 
-class _Pickler(cloudpickle.Pickler):
+class ByValuePickler(cloudpickle.Pickler):
     """Cloudpickle, with what it does not know: our futures, and functions behind their task."""
 
     def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # untyped there
@@ -101,12 +101,14 @@ class _Unpickler(pickle.Unpickler):
 # -- the search for the part that cannot be pickled -----------------------------------------------
 
 
-def _offender(named: Mapping[str, Any], error: Exception) -> tuple[str, str]:
-    """The path of the deepest part that cannot be pickled, and why."""
+def offender(
+    named: Mapping[str, Any], error: Exception, attempt: Callable[[Any], object]
+) -> tuple[str, str]:
+    """The path of the deepest part at which `attempt` raises, and why."""
     parts: Iterator[tuple[str, Any]] = iter(named.items())
     path, seen = next(iter(named)), set[int]()
     for _ in range(DEEPEST):
-        found = _first_bad(parts, seen)
+        found = _first_bad(parts, seen, attempt)
         if found is None:
             break
         label, value, error = found
@@ -117,13 +119,13 @@ def _offender(named: Mapping[str, Any], error: Exception) -> tuple[str, str]:
 
 
 def _first_bad(
-    parts: Iterator[tuple[str, Any]], seen: set[int]
+    parts: Iterator[tuple[str, Any]], seen: set[int], attempt: Callable[[Any], object]
 ) -> tuple[str, Any, Exception] | None:
     for label, value in parts:
         if id(value) in seen:
             continue
         try:
-            _by_value(value)
+            attempt(value)
         except Exception as error:
             return label, value, error
     return None

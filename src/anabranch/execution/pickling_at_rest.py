@@ -1,0 +1,148 @@
+"""Values on their way to rest: pickled alone, within a limit, for a process of another day.
+
+As in `pickling.py`, plain pickle goes first, and cloudpickle by value where that will not do; but
+futures do not go, as their run will be over, and nothing is pickled past the limit.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
+
+from anabranch.errors import UnserializableResult
+from anabranch.execution.pickling import PROTOCOL, ByValuePickler, offender
+from anabranch.futures import TaskFuture
+
+
+class PastLimit(Exception):
+    """A value is larger than the limit; `size` in bytes where it is known."""
+
+    def __init__(self, size: int | None = None) -> None:
+        super().__init__(size)
+        self.size = size
+
+
+def dumps_at_rest(value: Any, what: str, limit: int = sys.maxsize) -> bytes:
+    """The value as at most `limit` bytes, for `pickling.loads`.
+
+    Raises `PastLimit`, and `UnserializableResult` with the path of the offending part.
+    """
+    try:
+        return _dumps(value, limit)
+    except PastLimit:
+        raise
+    except RecursionError as error:
+        raise UnserializableResult(what, "pickle", "result", "it is nested too deep") from error
+    except Exception as error:
+        path, reason = offender({"result": value}, error, lambda part: _is_writable(part, limit))
+        raise UnserializableResult(what, "pickle", path, reason) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # a library in Rust that gave up, no signal
+            raise
+        raise UnserializableResult(what, "pickle", "result", str(error)) from error
+
+
+def _dumps(value: Any, limit: int) -> bytes:
+    if not cloudpickle.list_registry_pickle_by_value():
+        file = _Bounded(limit)
+        try:
+            _Plain(file, PROTOCOL).dump(value)
+        except (PastLimit, RecursionError):
+            raise
+        except Exception:  # a lambda, a local class: the other way can write those
+            return _by_value(value, limit)
+        data = file.getvalue()
+        if b"__main__" not in data:  # another process has another main module
+            return data
+    return _by_value(value, limit)
+
+
+def _by_value(value: Any, limit: int) -> bytes:
+    file = _Bounded(limit)
+    _ByValue(file, limit).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+    return file.getvalue()
+
+
+def _is_writable(part: Any, limit: int) -> None:
+    try:
+        _by_value(part, limit)
+    except PastLimit:  # then its size is what is wrong with it
+        pass
+
+
+class _Bounded(io.BytesIO):
+    """A file that takes so many bytes, and raises `PastLimit` instead of taking more."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def write(self, data: Any, /) -> int:
+        if self.tell() + len(data) > self.limit:
+            raise PastLimit
+        return super().write(data)
+
+
+class _Plain(pickle.Pickler):
+    def __init__(self, file: _Bounded, protocol: int) -> None:
+        super().__init__(file, protocol)
+        self._limit = file.limit
+
+    def reducer_override(self, obj: Any, /) -> Any:
+        _look_at(obj, self._limit)
+        return NotImplemented
+
+
+class _ByValue(ByValuePickler):
+    def __init__(self, file: _Bounded, limit: int) -> None:
+        super().__init__(file, PROTOCOL)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+        self._limit = limit
+
+    def reducer_override(self, obj: Any) -> Any:
+        _look_at(obj, self._limit)
+        return super().reducer_override(obj)
+
+
+def _look_at(thing: Any, limit: int) -> None:
+    """Refuse what must not be written, before the pickler makes a copy of it."""
+    if isinstance(thing, TaskFuture):
+        raise TypeError("a future means nothing outside of its run; return its result instead")
+    size = known_size(thing)
+    if size is not None and size > limit:
+        raise PastLimit(size)
+
+
+def known_size(value: Any) -> int | None:
+    """About how many bytes an array, a frame, bytes or text take; None for anything else.
+
+    Asks only libraries that are known to answer at once.
+    """
+    kind: Any = type(value)
+    if kind is bytes or kind is str or kind is bytearray:
+        return len(value)
+    for cls in kind.__mro__:
+        ask = _SIZES.get(str(cls.__module__).partition(".")[0])
+        if ask is not None:
+            try:
+                return int(ask(value))
+            except Exception:  # of a kind that has no such number
+                return None
+    return None
+
+
+def _pandas_size(value: Any) -> int:
+    used = value.memory_usage(index=False, deep=False)
+    return int(used.sum()) if hasattr(used, "sum") else int(used)
+
+
+_SIZES: dict[str, Callable[[Any], Any]] = {
+    "numpy": lambda value: value.nbytes,
+    "pandas": _pandas_size,
+    "polars": lambda value: value.estimated_size(),
+    "pyarrow": lambda value: value.nbytes,
+}
