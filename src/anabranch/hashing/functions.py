@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 import sys
+import sysconfig
 import types
 import typing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import Encoder, Unencodable, Writer, module_name, type_name
 from anabranch.hashing.sources import Source, source_of_class, source_of_code
@@ -40,7 +41,19 @@ def find_writer(kind: type[Any]) -> Writer | None:
     """What writes classes, whatever their metaclass, and the aliases of `typing`."""
     if issubclass(kind, type):
         return _write_class
+    if issubclass(kind, type(typing.Optional)):
+        return _write_form
     return _write_alias if issubclass(kind, _ALIAS) else None
+
+
+def importable_name(value: Any) -> str | None:
+    """`module:name` of what stands under its own name in a module; None for anything else."""
+    module = getattr(value, "__module__", None) or type(value).__module__
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    loaded = sys.modules.get(module) if isinstance(module, str) else None
+    if loaded is None or module == "__main__" or not isinstance(name, str):
+        return None
+    return f"{module}:{name}" if getattr(loaded, name, None) is value else None
 
 
 def _is_standard(module: str | None) -> bool:
@@ -67,20 +80,26 @@ def _is_made_in_python(cls: type[Any]) -> bool:
     return bool(cls.__flags__ & _HEAP_TYPE) and not file.endswith((".so", ".pyd"))
 
 
+def _is_installed(module: str) -> bool:
+    """Whether a module comes with a package, so that a name is enough to know its classes."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+
+
 def _write_behaviour(encoder: Encoder, given: Behaviour) -> None:
     fn = _plain(given.fn)
-    if isinstance(fn, functools.partial):
-        partial: Any = fn
-        inner = Behaviour(partial.func, given.bytecode)
-        encoder.fields([("func", inner), ("args", partial.args), ("keywords", partial.keywords)])
+    kind = cast("type[Any]", type(fn))
+    if kind is functools.partial:
+        inner = Behaviour(fn.func, given.bytecode)
+        encoder.fields([("func", inner), ("args", fn.args), ("keywords", fn.keywords)])
     elif isinstance(fn, types.FunctionType):
         _write_function_behaviour(encoder, fn, given.bytecode)
     elif isinstance(fn, type):
-        _write_class_behaviour(encoder, fn)
+        _write_class_behaviour(encoder, cast("type[Any]", fn))
     elif isinstance(fn, types.BuiltinFunctionType):
         encoder.write(fn)
     else:
-        _write_class_behaviour(encoder, type(fn))
+        _write_class_behaviour(encoder, kind)
 
 
 def _plain(fn: Any) -> Any:
@@ -153,15 +172,16 @@ def _names_in(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def _write_class_behaviour(encoder: Encoder, cls: type[Any]) -> None:
+def _write_class_behaviour(encoder: Encoder, cls: type[object]) -> None:
     """The class's own source, and those of its bases in the same module."""
     found: dict[str, bytes] = {}
     for each in cls.__mro__:
         if each.__module__ == cls.__module__:
             source = source_of_class(each)
-            if source is None:
+            if source is not None:
+                found[each.__qualname__] = source.digest
+            elif not _is_installed(cls.__module__):
                 raise Unencodable(cls, "its source cannot be read")
-            found[each.__qualname__] = source.digest
     encoder.fields([("source", found)])
 
 
@@ -222,7 +242,6 @@ WRITERS: dict[type[Any], Writer] = {
     types.GetSetDescriptorType: _write_descriptor,
     types.MemberDescriptorType: _write_descriptor,
     types.GenericAlias: _write_alias,
-    types.UnionType: _write_alias,
-    type(typing.Union): _write_form,
+    type(int | str): _write_alias,
     type(functools.cache(told_name)): _write_cached,
 }

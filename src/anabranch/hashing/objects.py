@@ -12,10 +12,11 @@ import dataclasses
 import enum
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from anabranch.hashing import values
 from anabranch.hashing.encoder import SCALARS, Encoder, Unencodable, Writer
+from anabranch.hashing.functions import importable_name
 
 _KEY = "__anabranch_key__"
 _BUILT_IN = tuple(kind for kind in (*SCALARS, *values.WRITERS) if kind is not type(None))
@@ -42,27 +43,25 @@ def find_writer(kind: type[Any]) -> Writer | None:
         return _write_attrs
     if issubclass(kind, BaseException):
         return _write_exception
-    if hasattr(kind, "__wrapped__") or kind is object:
-        return None
-    return _write_plain if _has_plain_state(kind) else None
+    return None if kind is object else _write_other
 
 
 def _write_keyed(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), [(_KEY + "()", getattr(value, _KEY)())])
+    encoder.typed(value, [(_KEY + "()", getattr(value, _KEY)())])
 
 
 def _write_member(encoder: Encoder, value: enum.Enum) -> None:
     # object() as a value only tells members apart, which their names do.
     content = None if type(value.value) is object else value.value
-    encoder.typed(type(value), [("name", value.name), ("value", content)])
+    encoder.typed(value, [("name", value.name), ("value", content)])
 
 
 def _write_dataclass(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), _read(value, [each.name for each in dataclasses.fields(value)]))
+    encoder.typed(value, _read(value, [each.name for each in dataclasses.fields(value)]))
 
 
 def _write_attrs(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), _read(value, [each.name for each in value.__attrs_attrs__]))
+    encoder.typed(value, _read(value, [each.name for each in value.__attrs_attrs__]))
 
 
 def _read(value: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -76,16 +75,14 @@ def _read(value: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 def _write_model(encoder: Encoder, value: Any) -> None:
     """A pydantic model by what its own comparison looks at; cached properties are not fields."""
-    fields = sorted(type(value).__pydantic_fields__)
+    fields: list[str] = sorted(value.__pydantic_fields__)
     extra: dict[str, Any] = value.__pydantic_extra__ or {}
     private: dict[str, Any] = value.__pydantic_private__ or {}
-    encoder.typed(
-        type(value), [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())]
-    )
+    encoder.typed(value, [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())])
 
 
 def _write_exception(encoder: Encoder, value: BaseException) -> None:
-    encoder.typed(type(value), [("args", value.args), *_attributes(vars(value))])
+    encoder.typed(value, [("args", value.args), *_attributes(vars(value))])
 
 
 def _subclass_writer(base: type[Any]) -> Writer:
@@ -94,9 +91,9 @@ def _subclass_writer(base: type[Any]) -> Writer:
     def write(encoder: Encoder, value: Any) -> None:
         names: tuple[str, ...] = getattr(value, "_fields", ())
         if base is tuple and names and len(names) == len(value):
-            encoder.typed(type(value), zip(names, value, strict=True))
+            encoder.typed(value, zip(names, value, strict=True))
             return
-        encoder.typed(type(value), [("", _Base(base, value)), *_attributes(_state(value, base))])
+        encoder.typed(value, [("", _Base(base, value)), *_attributes(_state(value, base))])
 
     return write
 
@@ -152,16 +149,21 @@ def _has_plain_state(kind: type[Any]) -> bool:
     )
 
 
-def _write_plain(encoder: Encoder, value: Any) -> None:
+def _write_other(encoder: Encoder, value: Any) -> None:
+    kind = cast("type[Any]", type(value))
     wrapped = getattr(value, "__wrapped__", None)
     if wrapped is not None and callable(value):  # a decorated function, such as a task
-        encoder.typed(type(value), [("__wrapped__", wrapped)])
-        return
-    try:
-        object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
-    except TypeError:
-        raise Unencodable(value, "it holds more than its attributes") from None
-    encoder.typed(type(value), _attributes(_state(value, object)))
+        encoder.typed(value, [("__wrapped__", wrapped)])
+    elif _has_plain_state(kind):
+        try:
+            object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
+        except TypeError:
+            raise Unencodable(value, "it holds more than its attributes") from None
+        encoder.typed(value, _attributes(_state(value, object)))
+    elif callable(value) and (name := importable_name(value)):  # one of a library's, made in C
+        encoder.typed(value, [("name", name)])
+    else:
+        raise Unencodable(value, "such objects have no lasting identity")
 
 
 WRITERS: dict[type[Any], Writer] = {_Base: _write_base}

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import SCALARS, header
 
@@ -131,7 +131,7 @@ def _write(out: bytearray, value: Any) -> None:
     if isinstance(value, ast.AST):
         _write_fields(out, value)
     elif isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         out += header(b"[", len(items))
         for item in items:
             _write(out, item)
