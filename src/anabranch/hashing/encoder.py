@@ -274,8 +274,10 @@ def type_name(kind: type[Any]) -> str:
 
 
 def module_name(module: str | None) -> str:
-    """A module's name, for `__main__` the script's stem."""
+    """A module's name; for `__main__` the script's stem, and in the standard library without the
+    private modules that come and go between versions."""
     if module not in ("__main__", "__mp_main__"):
-        return module or "unknown"
+        top, _, inner = (module or "unknown").partition("._")
+        return top if inner and top.partition(".")[0] in sys.stdlib_module_names else module or top
     path = getattr(sys.modules.get(module), "__file__", None)
     return PurePath(path).stem if path else "__main__"

@@ -218,7 +218,9 @@ def _write_descriptor(encoder: Encoder, value: Any) -> None:
 
 
 def _write_alias(encoder: Encoder, value: Any) -> None:
-    encoder.named("alias", (typing.get_origin(value), typing.get_args(value)))
+    origin = typing.get_origin(value)
+    union = origin in (typing.Union, types.UnionType)  # Union[int, str] and int | str are equal
+    encoder.named("alias", ("union" if union else origin, typing.get_args(value)))
 
 
 def _write_form(encoder: Encoder, value: Any) -> None:
