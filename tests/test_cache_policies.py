@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import pickle
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -159,7 +160,7 @@ def test_no_cache() -> None:
 def test_the_default() -> None:
     assert DEFAULT == INPUTS + TASK_SOURCE + RUN_ID
     assert (INPUTS + TASK_SOURCE) + RUN_ID == INPUTS + (TASK_SOURCE + RUN_ID)
-    assert INPUTS + INPUTS == INPUTS or key(INPUTS + INPUTS, {"x": 1}) is not None
+    assert key(INPUTS + INPUTS, {"x": 1}) == key(INPUTS, {"x": 1})
 
 
 @pytest.mark.parametrize(
@@ -318,6 +319,11 @@ def test_policies_are_values() -> None:
     }
     with pytest.raises(AttributeError):
         INPUTS.key_storage = "x"  # type: ignore[misc]
+
+
+def test_policies_travel() -> None:
+    for policy in (DEFAULT - "x", CacheKeyFnPolicy(double), NO_CACHE):  # type: ignore[arg-type]
+        assert pickle.loads(pickle.dumps(policy)) == policy
 
 
 def test_an_argument_without_identity_is_named() -> None:

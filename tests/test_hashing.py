@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import json
+import logging
 import math
 import os
 import subprocess
@@ -205,8 +207,6 @@ def test_models_of_pydantic_and_attrs() -> None:
 
 
 def test_cached_properties_of_models_do_not_count() -> None:
-    import functools
-
     import pydantic
 
     class Model(pydantic.BaseModel):
@@ -243,6 +243,76 @@ def test_tasks_count_by_their_function() -> None:
 
     assert digest(task(golden_values.add)) == digest(task(golden_values.add, retries=3))
     assert digest(task(golden_values.add)) != digest(task(golden_values.waits))
+
+
+def test_subclasses_count_by_what_they_hold() -> None:
+    class Odd(list):
+        def __iter__(self) -> Any:
+            return iter([object()])
+
+        def __len__(self) -> int:
+            return 7
+
+    class Lower(dict):
+        def __getitem__(self, key: Any) -> Any:
+            raise KeyError(key)
+
+        def items(self) -> Any:
+            return []
+
+    class Loud(str):
+        def __str__(self) -> str:
+            return "LOUD"
+
+    for kind, one, other in ((Odd, [1], [2]), (Lower, {"a": 1}, {"a": 2}), (Loud, "a", "b")):
+        assert digest(kind(one)) == digest(kind(one)) != digest(kind(other))
+
+
+def test_attributes_of_named_tuples_count() -> None:
+    class Named(golden_values.Pair):
+        pass
+
+    one, other = Named(1, 2), Named(1, 2)
+    other.note = "x"
+    assert digest(one) != digest(other)
+
+
+def test_loggers_and_the_files_of_errors_count() -> None:
+    assert digest(logging.getLogger("a")) == digest(logging.getLogger("a"))
+    assert digest(logging.getLogger("a")) != digest(logging.getLogger("b"))
+    assert digest(OSError(2, "no", "a")) != digest(OSError(2, "no", "b"))
+
+
+def test_decorated_functions_count_with_what_is_around_them() -> None:
+    def times(factor: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def decorate(fn: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(fn)
+            def wrapper(*args: Any) -> Any:
+                return fn(*args), factor
+
+            return wrapper
+
+        return decorate
+
+    add, waits = golden_values.add, golden_values.waits
+    assert digest(times(2)(add)) == digest(times(2)(add)) != digest(times(3)(add))
+    assert digest(times(2)(add)) not in (digest(add), digest(times(2)(waits)))
+    assert source_digest(times(2)(add)) == source_digest(times(2)(add))
+    assert source_digest(times(2)(add)) != source_digest(times(3)(add))
+    with pytest.raises(UnhashableInput, match=r"closure\['factor'\]"):
+        digest(times(object())(add))
+    assert source_digest(times(object())(add)) == source_digest(add)
+
+
+def test_an_object_that_answers_everything() -> None:
+    class Everything:
+        def __getattr__(self, name: str) -> Any:
+            return Everything()
+
+        def __call__(self) -> None: ...
+
+    with pytest.raises(UnhashableInput):
+        digest(Everything())
 
 
 # errors

@@ -161,10 +161,12 @@ class Encoder:
         try:
             for value in values:
                 scalar = SCALARS.get(type(value))
-                if scalar is not None:
-                    out += scalar(value)
-                else:
+                if scalar is None:
                     self.write(value)
+                    continue
+                out += scalar(value)
+                if len(out) > LARGE:
+                    self._flush()
         except Unencodable as error:  # the first of this identity is the one that failed
             place = next(i for i, each in enumerate(values) if each is value)
             error.steps.append(f"[{place}]")

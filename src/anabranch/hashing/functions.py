@@ -6,6 +6,7 @@ What the standard library holds counts by name alone: its sources change with th
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import sysconfig
 import types
@@ -16,11 +17,19 @@ from anabranch.hashing.encoder import Encoder, Unencodable, Writer, module_name,
 from anabranch.hashing.sources import Source, source_of_class, source_of_code
 
 _ALIAS = type(typing.List[int]).__mro__[1]  # noqa: UP006  # the base of what `typing` makes
+_MOST_WRAPPERS = 100
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: what a class statement makes, and few types in C
 
 
 class Behaviour(NamedTuple):
     """What a callable does, apart from its name; `bytecode` lets code without source count."""
+
+    fn: Any
+    bytecode: bool
+
+
+class _Whole(NamedTuple):
+    """The same for a function as it stands, with nothing taken off."""
 
     fn: Any
     bytecode: bool
@@ -66,7 +75,7 @@ def _write_function(encoder: Encoder, fn: types.FunctionType) -> None:
         encoder.named("function", name)
     else:
         encoder.named("function", name)
-        encoder.fields([("", Behaviour(fn, False))])
+        encoder.fields([("", _Whole(fn, False))])
 
 
 def _write_class(encoder: Encoder, cls: type[Any]) -> None:
@@ -87,13 +96,26 @@ def _is_installed(module: str) -> bool:
 
 
 def _write_behaviour(encoder: Encoder, given: Behaviour) -> None:
-    fn = _plain(given.fn)
+    """A decorated function counts with what is around it, unless that closes over something that
+    has no identity; then what it wraps counts alone."""
+    wrapped = getattr(given.fn, "__wrapped__", None)
+    if isinstance(given.fn, types.FunctionType) and isinstance(wrapped, types.FunctionType):
+        try:
+            encoder.out += encoder.apart(_Whole(given.fn, given.bytecode), "")
+            return
+        except Unencodable:
+            given = Behaviour(wrapped, given.bytecode)
+    _write_whole(encoder, _Whole(_plain(given.fn), given.bytecode))
+
+
+def _write_whole(encoder: Encoder, given: _Whole) -> None:
+    fn, bytecode = given
     kind = cast("type[Any]", type(fn))
     if kind is functools.partial:
-        inner = Behaviour(fn.func, given.bytecode)
+        inner = Behaviour(fn.func, bytecode)
         encoder.fields([("func", inner), ("args", fn.args), ("keywords", fn.keywords)])
     elif isinstance(fn, types.FunctionType):
-        _write_function_behaviour(encoder, fn, given.bytecode)
+        _write_function_behaviour(encoder, fn, bytecode)
     elif isinstance(fn, type):
         _write_class_behaviour(encoder, cast("type[Any]", fn))
     elif isinstance(fn, types.BuiltinFunctionType):
@@ -103,12 +125,13 @@ def _write_behaviour(encoder: Encoder, given: Behaviour) -> None:
 
 
 def _plain(fn: Any) -> Any:
-    """The function inside what decorators and methods put around it."""
-    while True:
+    """The function inside what methods, tasks and caches put around it."""
+    for _ in range(_MOST_WRAPPERS):  # an object may answer whatever it is asked
         inner = getattr(fn, "__func__", None) or getattr(fn, "__wrapped__", None)
-        if inner is None or isinstance(fn, type):
-            return fn
+        if inner is None or isinstance(fn, (type, types.FunctionType)):
+            break
         fn = inner
+    return fn
 
 
 def _write_function_behaviour(encoder: Encoder, fn: types.FunctionType, bytecode: bool) -> None:
@@ -155,7 +178,7 @@ def _named_functions(fn: types.FunctionType, bytecode: bool) -> dict[str, Any]:
         for name in _names(to_read.pop()):
             if name in found or name not in fn.__globals__:
                 continue
-            named = _plain(fn.__globals__[name])
+            named = inspect.unwrap(_plain(fn.__globals__[name]))
             if isinstance(named, types.FunctionType) and named.__globals__ is fn.__globals__:
                 found[name] = _source(named, bytecode)
                 to_read.append(named)
@@ -233,6 +256,7 @@ def _write_cached(encoder: Encoder, value: Any) -> None:
 
 WRITERS: dict[type[Any], Writer] = {
     Behaviour: _write_behaviour,
+    _Whole: _write_whole,
     _NoSource: _write_bytecode,
     types.FunctionType: _write_function,
     types.MethodType: _write_method,

@@ -11,7 +11,7 @@ import copyreg
 import dataclasses
 import enum
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 from anabranch.hashing import values
@@ -41,6 +41,9 @@ def find_writer(kind: type[Any]) -> Writer | None:
         return _write_dataclass
     if hasattr(kind, "__attrs_attrs__"):
         return _write_attrs
+    logging = sys.modules.get("logging")
+    if logging is not None and issubclass(kind, logging.Logger):
+        return _write_logger
     if issubclass(kind, BaseException):
         return _write_exception
     return None if kind is object else _write_other
@@ -81,21 +84,50 @@ def _write_model(encoder: Encoder, value: Any) -> None:
     encoder.typed(value, [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())])
 
 
+def _write_logger(encoder: Encoder, value: Any) -> None:
+    encoder.typed(value, [("name", value.name)])
+
+
 def _write_exception(encoder: Encoder, value: BaseException) -> None:
-    encoder.typed(value, [("args", value.args), *_attributes(vars(value))])
+    fields: list[tuple[str, Any]] = [("args", value.args)]
+    if isinstance(value, OSError):  # its files are not among its arguments
+        fields += [("filename", value.filename), ("filename2", value.filename2)]
+    encoder.typed(value, [*fields, *_attributes(vars(value))])
 
 
 def _subclass_writer(base: type[Any]) -> Writer:
     """Writes what a subclass of a built-in type holds, as that type does, and its attributes."""
 
     def write(encoder: Encoder, value: Any) -> None:
+        attributes = _attributes(_state(value, base))
         names: tuple[str, ...] = getattr(value, "_fields", ())
         if base is tuple and names and len(names) == len(value):
-            encoder.typed(value, zip(names, value, strict=True))
-            return
-        encoder.typed(value, [("", _Base(base, value)), *_attributes(_state(value, base))])
+            held: list[Any] = list(_EXACT[tuple](value))
+            encoder.typed(value, [*zip(names, held, strict=True), *attributes])
+        else:
+            encoder.typed(value, [("", _Base(base, value)), *attributes])
 
     return write
+
+
+def _items_of(base: Any) -> Callable[[Any], Any]:
+    """Takes what a value holds as a `base`, whatever its own `__iter__` says."""
+    return lambda value: base(base.__iter__(value))
+
+
+def _pairs_of(value: Any) -> Any:
+    plain: Any = dict
+    return plain(plain.items(value))
+
+
+_EXACT: dict[type[Any], Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    str: str.__str__,
+    dict: _pairs_of,
+    **{base: _items_of(base) for base in (tuple, list, set, frozenset)},
+}
 
 
 class _Base:
@@ -109,9 +141,9 @@ class _Base:
 
 
 def _write_base(encoder: Encoder, given: _Base) -> None:
-    scalar = SCALARS.get(given.base)
-    if scalar is not None:
-        encoder.out += scalar(given.base.__new__(given.base, given.value))
+    exact = _EXACT.get(given.base)
+    if exact is not None:
+        encoder.write(exact(given.value))
     else:
         values.WRITERS[given.base](encoder, given.value)
 
