@@ -59,7 +59,7 @@ from anabranch.results import (
     storage,
     verify,
 )
-from anabranch.results.storage import object_name
+from anabranch.results.storages import object_name
 from anabranch.serializers import CompressedSerializer
 
 SECRET = bytes(range(32))

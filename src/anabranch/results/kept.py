@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable, Collection, Iterable
 from json.encoder import encode_basestring_ascii
 from math import isfinite
-from platform import python_version
 from typing import Any, Final, NamedTuple, cast
 
-from anabranch.errors import ResultNotKeptError, UnreadableResultError, UnserializableResult
-from anabranch.execution.pickling import PROTOCOL, loads
+from anabranch.errors import UnserializableResult
+from anabranch.execution.pickling import PROTOCOL
 from anabranch.execution.pickling_at_rest import PastLimit, dumps_at_rest, known_size
 from anabranch.results.previews import preview, size_text
-from anabranch.results.result_store import ResultStore
 
 JSON: Final = "json"
 PICKLE: Final = "pickle"
@@ -110,36 +107,3 @@ def _keep_pickled(value: object, limit: int) -> Kept:
 def _too_large(value: Any, size: int | None, limit: int) -> Kept:
     told = f"more than {size_text(limit)}" if size is None else size_text(size)
     return Kept(NOT_KEPT, None, size, preview(value), f"too large: {told}")
-
-
-def stored(store: ResultStore, key: str, value: Any, size: int) -> Kept:
-    """What is left of a value that the store has under the key."""
-    where = {
-        "location": store.storage.location(key),
-        "key": key,
-        "serializer": store.serializer.name,
-    }
-    return Kept(STORED, json.dumps(where).encode(), size, preview(value), None)
-
-
-def recover(kept: Kept, store: ResultStore | None = None) -> Any:
-    """The value again; a pickle is loaded as it is, so check its signature first.
-
-    What is stored is read through `store`, or from where it says itself, if that is a folder or a
-    URL. Raises `ResultNotKeptError`, `UnreadableResultError`, and all that `ResultStore.read` does.
-    """
-    if kept.form == NOT_KEPT or kept.data is None:
-        raise ResultNotKeptError(kept.reason or "nothing says why")
-    if kept.form == JSON:
-        return json.loads(kept.data)
-    if kept.form == STORED:
-        where: dict[str, str] = json.loads(kept.data)
-        if store is None:
-            store = ResultStore(where["location"].rpartition("/")[0], where["serializer"])
-        return store.read(where["key"]).value
-    try:
-        return loads(kept.data)
-    except Exception as error:  # of a class that is gone or changed
-        reason = f"{type(error).__name__}: {error}"
-        writer, reader = "code or versions other than these", f"Python {python_version()}"
-        raise UnreadableResultError("The result of a run", reason, writer, reader) from error

@@ -6,7 +6,6 @@ No code of a user's class is called: what is not known here is told by its type 
 from __future__ import annotations
 
 import functools
-import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
@@ -98,7 +97,7 @@ def _tell_integer(value: int, line: _Line, _depth: int) -> None:
 
 def _tell_float(value: float, line: _Line, _depth: int) -> None:
     text = float.__repr__(value)
-    line.add(text if math.isfinite(value) else {"nan": "NaN"}.get(text, text))
+    line.add("NaN" if text == "nan" else text)
 
 
 def _tell_text(value: str, line: _Line, _depth: int) -> None:

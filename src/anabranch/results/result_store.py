@@ -24,7 +24,7 @@ from anabranch.errors import (
     UnreadableResultError,
 )
 from anabranch.results.signing import SIGNATURE_SIZE, load_secret, signature
-from anabranch.results.storage import Storage, object_name, storage
+from anabranch.results.storages import Storage, object_name, storage
 from anabranch.serializers import Serializer, serializer
 from anabranch.settings import load_settings
 
