@@ -118,7 +118,9 @@ class SqliteDatabase:
 
     def size(self) -> int:
         if self.path is None:
-            pages = self.read("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+            pages = self.read(
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+            )
             return pages[0][0]
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
