@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -304,6 +306,37 @@ def test_decorated_functions_count_with_what_is_around_them() -> None:
     assert source_digest(times(object())(add)) == source_digest(add)
 
 
+def test_objects_count_by_the_state_that_their_class_gives() -> None:
+    class Counter:
+        def __init__(self, n: int) -> None:
+            self.n = n
+            self.lock = threading.Lock()
+
+        def __getstate__(self) -> dict[str, int]:
+            return {"n": self.n}
+
+    assert digest(Counter(1)) == digest(Counter(1)) != digest(Counter(2))
+    assert digest(io.BytesIO(b"a")) == digest(io.BytesIO(b"a")) != digest(io.BytesIO(b"b"))
+
+
+def test_a_module_of_the_users_with_a_standard_name(tmp_path: Path) -> None:
+    for body in ("1", "2"):
+        (tmp_path / body).mkdir()
+        (tmp_path / body / "queue.py").write_text(f"def f(): return {body}\n")
+    code = "import queue; from anabranch.hashing import hexdigest; print(hexdigest(queue.f))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": os.pathsep.join([str(tmp_path / body), str(HERE.parent / "src")])},
+            capture_output=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        for body in ("1", "2")
+    }
+    assert len(found) == 2
+
+
 def test_an_object_that_answers_everything() -> None:
     class Everything:
         def __getattr__(self, name: str) -> Any:
@@ -334,6 +367,9 @@ class Network:
         ({1: {object(): 1}}, "value[1] (a key)", "builtins:object"),
         ({object()}, "value (an item)", "builtins:object"),
         ((n for n in ()), "value", "builtins:generator"),
+        ([threading.local()], "value[0]", "_thread:_local"),
+        ([hashlib.md5()], "value[0]", "_hashlib:HASH"),
+        ([zip()], "value[0]", "builtins:zip"),
         (golden_values.Plain(a=[object()]), "value.a[0]", "builtins:object"),
     ],
 )
