@@ -22,7 +22,7 @@ from typing import Any
 
 import golden_values
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.errors import UnhashableInput
@@ -136,6 +136,34 @@ def test_digests_are_equal_where_values_look_the_same(one: Any, other: Any) -> N
     assert (digest(one) == digest(other)) == (typed(one) == typed(other))
 
 
+# Values so small that two often are each other's next neighbours.
+SMALL = st.recursive(
+    st.sampled_from(["", "a", "aa", b"", b"a", 0, 1, True, 1.0, None]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.tuples(inner)
+        | st.dictionaries(st.sampled_from(["", "a", 1]), inner, max_size=2)
+        | st.frozensets(st.sampled_from(["", "a", 1]), max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def test_small_values_never_share_an_encoding() -> None:
+    found: dict[bytes, Any] = {}
+    seen: set[Any] = set()
+
+    @settings(max_examples=3000, database=None, deadline=None)
+    @given(SMALL)
+    def collect(value: Any) -> None:
+        look = typed(value)
+        assert found.setdefault(digest(value), look) == look
+        seen.add(look)
+
+    collect()
+    assert len(seen) == len(found) > 300
+
+
 @given(st.lists(NESTED, max_size=4))
 def test_a_digest_does_not_depend_on_the_object(items: list[Any]) -> None:
     again = json.loads(json.dumps(len(items)))  # another object
@@ -143,7 +171,11 @@ def test_a_digest_does_not_depend_on_the_object(items: list[Any]) -> None:
     assert digest({"n": again, "items": items}) == digest({"items": items, "n": len(items)})
 
 
-@given(st.dictionaries(KEYS, NESTED, max_size=5), st.randoms())
+@given(
+    st.dictionaries(KEYS, NESTED, max_size=5)
+    | st.dictionaries(st.text(max_size=2), NESTED, min_size=2, max_size=5),
+    st.randoms(use_true_random=False),
+)
 def test_insertion_order_does_not_count(made: dict[Any, Any], random: Any) -> None:
     items = list(made.items())
     random.shuffle(items)
