@@ -23,7 +23,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".anabranch")
-    """Where config.toml is looked for."""
+    """Where config.toml is looked for, and the store is kept."""
+    database_url: str | None = None
+    """The store, where it is not the file `anabranch.db` in `home`: sqlite:/// or postgresql://."""
+    durability: Literal["relaxed", "strict"] = "relaxed"
+    """Whether what is recorded is on the disk before others are told of it."""
     task_runner: str = "threads"
     logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     progress: bool = True

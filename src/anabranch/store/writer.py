@@ -11,7 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from anabranch.errors import FullStoreError, LockedStoreError, StaleOwnerError, StoreError
+from anabranch.errors import (
+    FullStoreError,
+    LockedStoreError,
+    StaleOwnerError,
+    StoreError,
+    UnreachableStoreError,
+)
 from anabranch.events import (
     ArtifactMade,
     Event,
@@ -22,11 +28,11 @@ from anabranch.events import (
     TaskRunsSettled,
     TaskRunsSubmitted,
 )
+from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Outcome
 from anabranch.results.kept import Kept, keep_inline
 from anabranch.results.signing import sign
-from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
@@ -392,8 +398,10 @@ class StoreWriter:
                 with self.database.transaction() as transaction:
                     beat(transaction, self._session)
                     self._batch.write(transaction, self._session)
+                    failpoint(BEFORE_COMMIT)
+                failpoint(AFTER_COMMIT)
                 break
-            except LockedStoreError as error:
+            except (LockedStoreError, UnreachableStoreError) as error:
                 if not self._waits(error, until):
                     return
             except FullStoreError as error:
@@ -407,7 +415,7 @@ class StoreWriter:
         self._batch = Batch()
 
     def _waits(self, error: StoreError, until: float) -> bool:
-        """A store that is locked or full may be better soon: whether to try again now."""
+        """A store that is locked, full or out of reach may be better soon: whether to try again now."""
         if not self._batch.told:
             self._batch.told = True
             logger.warning("%s The run goes on, and is recorded once that works.", error)
@@ -474,6 +482,8 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
+            if insert is rows.SETTLED_RUN:
+                failpoint(MID_BATCH)
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
