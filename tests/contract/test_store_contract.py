@@ -28,7 +28,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     urls: dict[str, Callable[[], str | None]] = {
         "file": lambda: None,
         "memory": lambda: "sqlite:///:memory:",
-        "postgres": lambda: request.getfixturevalue("postgres_url"),
+        "postgres": lambda: request.getfixturevalue("postgres_store_url"),
     }
     opened = open_store(urls[request.param](), tmp_path, durable=False)
     yield opened
