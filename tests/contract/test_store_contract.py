@@ -85,9 +85,9 @@ def test_an_exception_rolls_back_and_passes(store: Database, error: type[BaseExc
 def test_a_statement_that_fails_rolls_back_and_the_store_goes_on(store: Database) -> None:
     with pytest.raises(StoreError), store.transaction() as transaction:
         transaction.insert(rows.SETTLED_RUN, [run(1)])
-        transaction.execute("SELECT nothing FROM nowhere")
+        transaction.execute("SELECT 1 FROM nowhere")
     with pytest.raises(StoreError):
-        store.read("SELECT nothing FROM nowhere")
+        store.read("SELECT 1 FROM nowhere")
     assert count(store, "task_run") == 0
 
 

@@ -69,11 +69,12 @@ def _upgrade(connection: Connection, path: Path | None) -> None:
     head = ScriptDirectory.from_config(config).get_current_head()
     if found == head:
         return
+    if found is not None:
+        logger.info("Migrating the store from schema %s to %s", found, head)
     if path is not None and found is not None:
         copy = path.with_name(f"{path.name}.before-{head}")
         _copy(path, copy)
-        logger.info("Migrating the store %s from schema %s to %s; as it was, it is kept in %s",
-                    path, found, head, copy)  # fmt: skip
+        logger.info("The store as it was before is kept in %s", copy)
     command.upgrade(config, "head")
 
 
