@@ -6,7 +6,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -168,7 +168,7 @@ class PostgresDatabase:
 
         connection = self._current()
         try:
-            connection.execute("COMMIT")
+            connection.execute("COMMIT", prepare=False)
         except psycopg.OperationalError:
             if not connection.closed or not self._was_committed(number):
                 raise
@@ -260,23 +260,23 @@ def _conninfo(url: str, shown: str) -> tuple[str, str]:
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
     except ImportError as error:
         raise MissingExtraError("A store on PostgreSQL", "psycopg", "postgres") from error
-    problem = "PostgreSQL's library cannot read it"
     if url.partition("?")[0].count("@") > 1:
         raise StoreUrlError(shown, "each @ in its password has to be written as %40")
-    try:
+    given: Mapping[str, Any] | None = None
+    with suppress(psycopg.ProgrammingError):  # whose text may hold the password
         given = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        pass
-    else:
-        host = given.get("host") or given.get("hostaddr") or "this host's socket"
-        info = make_conninfo("", **{**OPTIONS, **given})
-        return info, f"{host}, port {given.get('port') or 5432}"
-    raise StoreUrlError(shown, problem)  # outside of `except`: its text may hold the password
+    if given is None:
+        raise StoreUrlError(shown, "PostgreSQL's library cannot read it")
+    port = str(given.get("port") or 5432)
+    if not port.replace(",", "").isdecimal():
+        raise StoreUrlError(shown, "its port is not a number")
+    host = given.get("host") or given.get("hostaddr") or "this host's socket"
+    return make_conninfo("", **{**OPTIONS, **given}), f"{host}, port {port}"
 
 
 def _begin(connection: psycopg.Connection[Row]) -> str:
     """Begin a transaction; its number, by which the server knows later what became of it."""
-    cursor = connection.execute("BEGIN; SELECT pg_current_xact_id()::text")
+    cursor = connection.execute("BEGIN; SELECT pg_current_xact_id()::text", prepare=False)
     cursor.nextset()
     (number,) = cursor.fetchone() or ("",)
     return number
