@@ -190,8 +190,11 @@ def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        short = path.is_file() and 0 < path.stat().st_size < len(HEADER)
     except OSError as error:
         raise ReadOnlyStoreError(f"sqlite:///{path}", str(error)) from error
+    if short:  # SQLite takes a file of one byte for an empty one
+        raise NotAStoreError(f"sqlite:///{path}", "it is not an SQLite file")
     if is_networked(path):
         logger.warning(
             "The store %s is on a network file system, which SQLite cannot share between hosts: "
