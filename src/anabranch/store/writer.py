@@ -482,8 +482,8 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
-            if insert is rows.SETTLED_RUN:
-                failpoint(MID_BATCH)
+                if insert is rows.SETTLED_RUN:
+                    failpoint(MID_BATCH)
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
