@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from mounts import mounted
 
 pytest.register_assert_rewrite("anabranch.testing")
 
@@ -79,3 +80,11 @@ def postgres_store_url(postgres_database: str) -> Iterator[str]:
         ).fetchall()
         for (table,) in tables:
             connection.execute(f"DELETE FROM {table}")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB."""
+    (tmp_path / "disk").mkdir()
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "none") as disk:
+        yield disk

@@ -22,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 
-from anabranch.errors import NewerStoreError, NotAStoreError, StoreError
+from anabranch.errors import FullStoreError, NewerStoreError, NotAStoreError, StoreError
 from anabranch.failpoints import MID_MIGRATION, VARIABLE
 from anabranch.store import migrating, versions
 from anabranch.store.database import Database
@@ -258,6 +258,18 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(
     kept = make_old(url, STORES[0])
     with pytest.raises(StoreError, match="nowhere"):
         open_store(url, Path(), durable=False)
+    check_untouched(url, kept)
+
+
+@pytest.mark.usefixtures("newer_release")
+def test_without_room_for_the_copy_nothing_is_migrated(small_disk: Path) -> None:
+    url = f"sqlite:///{small_disk}/anabranch.db"
+    kept = make_old(url, STORES[0])
+    used = (small_disk / "anabranch.db").stat().st_size
+    (small_disk / "filler").write_bytes(bytes(1024 * 1024 - used - 60_000))
+    with pytest.raises(FullStoreError, match="Make room"):
+        open_store(url, Path(), durable=False)
+    assert sorted(os.listdir(small_disk)) == ["anabranch.db", "filler"]
     check_untouched(url, kept)
 
 

@@ -236,6 +236,20 @@ def test_errors_are_told_as_what_they_mean(
     assert store.read("SELECT 1") == [(1,)]
 
 
+def test_a_transaction_that_cannot_begin_leaves_none_open(
+    store: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a standby server, which numbers no transactions."""
+    with monkeypatch.context() as patch:
+        patch.setattr(postgres, "BEGIN", b"BEGIN; SELECT 1 / 0")
+        with pytest.raises(StoreError, match="division by zero"), store.transaction():
+            raise AssertionError("it did not begin")
+    assert store.read("SELECT 1") == [(1,)]
+    with store.transaction() as transaction:
+        transaction.insert(rows.LOG, [LOG])
+    assert store.read("SELECT count(*) FROM log") == [(1,)]
+
+
 def test_transactions_that_wait_for_each_other_end(store: PostgresDatabase) -> None:
     with closing(store.another()) as other:
         first = sessions.open_session(store, "1" * 20, 1.0)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from mounts import IS_ROOT, mount, mounted
 
 from anabranch.errors import (
     CorruptStoreError,
@@ -26,7 +27,6 @@ from anabranch.store.opening import open_store
 from anabranch.store.sqlite import open_sqlite
 
 PAGE = 4096
-IS_ROOT = os.geteuid() == 0
 
 
 def log(message: str) -> Row:
@@ -45,31 +45,6 @@ def open_and_write(home: Path) -> None:
 
 def messages(store: Database) -> list[str]:
     return [row[0] for row in store.read("SELECT message FROM log ORDER BY id")]
-
-
-def mount(*arguments: str | Path) -> None:
-    if not IS_ROOT:
-        pytest.skip("only root can mount a file system")
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-
-
-@contextmanager
-def mounted(place: Path, *arguments: str | Path) -> Iterator[Path]:
-    mount(*arguments, place)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", place], check=True)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
-    (tmp_path / "disk").mkdir()
-    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=1m", "none") as disk:
-        yield disk
 
 
 def fill(disk: Path) -> Path:

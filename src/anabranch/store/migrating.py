@@ -106,6 +106,9 @@ def _copy(path: Path, copy: Path) -> None:
     """
     part = copy.with_name(copy.name + ".part")
     part.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
-        source.backup(target)
-    os.replace(part, copy)
+    try:
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
+            source.backup(target)
+        os.replace(part, copy)
+    finally:
+        part.unlink(missing_ok=True)

@@ -53,6 +53,9 @@ STATES = {
 UNREACHABLE = ("08", "57P", "53300")
 """Connection errors, a server that shuts down or starts up, and one with too many connections."""
 
+BEGIN = b"BEGIN; SELECT pg_current_xact_id()::text"
+"""Gives the transaction's number, which costs no way of its own to the server and back."""
+
 T = TypeVar("T")
 
 
@@ -151,12 +154,12 @@ class PostgresDatabase:
 
         with self._told(), self._one_at_a_time:
             assert not self._inside, "a transaction holds no other"
-            number = self._retried(_begin)
-            self._inside = True
             try:
+                number = self._retried(_begin)
+                self._inside = True
                 yield self
             except BaseException:
-                with suppress(psycopg.Error):  # what was raised says more
+                with suppress(psycopg.Error, StoreError):  # what was raised says more
                     self._current().execute("ROLLBACK")
                 raise
             finally:
@@ -276,7 +279,7 @@ def _conninfo(url: str, shown: str) -> tuple[str, str]:
 
 def _begin(connection: psycopg.Connection[Row]) -> str:
     """Begin a transaction; its number, by which the server knows later what became of it."""
-    cursor = connection.execute("BEGIN; SELECT pg_current_xact_id()::text", prepare=False)
+    cursor = connection.execute(BEGIN, prepare=False)
     cursor.nextset()
     (number,) = cursor.fetchone() or ("",)
     return number
