@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,8 @@ class SqliteDatabase:
         self._one_at_a_time = threading.RLock()
         with self._told():
             self._connection = self._opened()
+        if path is None:
+            weakref.finalize(self, self._connection.close)
 
     def _opened(self) -> sqlite3.Connection:
         """Looks before it touches: what is not a store of ours stays as it is."""
