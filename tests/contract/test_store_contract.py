@@ -194,7 +194,7 @@ def test_numbers_come_back_as_they_were(store: Database) -> None:
 
 
 WRITER_ROWS: dict[Insert, dict[str, Any]] = {
-    rows.FLOW_RUN: {"id": 1, "root": 1, "parent": None, "inputs": b"i", "parameters": b"p",
+    rows.FLOW_RUN: {"id": 1, "root": 1, "parent": None, "inputs": b"i", "parameters": b"p", "flow_source": b"s",
                     "created": 1.5, "started": None, "attempt": 1},
     rows.ANY_RUN: dict(zip(rows.SETTLED_RUN.columns, run(1), strict=True))
     | {"parent": None, "submitted": 2.5},
@@ -326,7 +326,7 @@ def flow_run(store: Database, number: int, root: int, state: str, attempt: int =
         store,
         rows.FLOW_RUN,
         [
-            (key, f"run-{number}", root, None, None, "name", "flow", "key", None, "threads", "[]",
+            (key, f"run-{number}", root, None, None, "name", "flow", "key", b"source", None, "threads", "[]",
              None, None, None, None, state, state.title(), 1.0, 1.0, attempt)
         ],
     )  # fmt: skip  # as it stands in the table

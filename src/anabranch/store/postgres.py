@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anabranch.errors import (
+    ConflictError,
     FullStoreError,
     LockedStoreError,
     MissingExtraError,
@@ -44,6 +45,7 @@ OPTIONS = {
 }
 STATES = {
     "40001": LockedStoreError,  # serialization_failure
+    "23505": ConflictError,  # unique_violation
     "40P01": LockedStoreError,  # deadlock_detected
     "55P03": LockedStoreError,  # lock_not_available
     "53100": FullStoreError,  # disk_full
@@ -262,7 +264,9 @@ def _conninfo(url: str, shown: str) -> tuple[str, str]:
         import psycopg  # comes with an extra, and takes 100 ms to load
         from psycopg.conninfo import conninfo_to_dict, make_conninfo
     except ImportError as error:
-        raise MissingExtraError("A store on PostgreSQL", "psycopg", "anabranch[postgres]") from error
+        raise MissingExtraError(
+            "A store on PostgreSQL", "psycopg", "anabranch[postgres]"
+        ) from error
     if url.partition("?")[0].count("@") > 1:
         raise StoreUrlError(shown, "each @ in its password has to be written as %40")
     given: Mapping[str, Any] | None = None

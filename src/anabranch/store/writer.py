@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from anabranch.errors import (
@@ -34,6 +35,7 @@ from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITIN
 from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
+from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
 from anabranch.store.recalling import recorded_calls
@@ -217,11 +219,6 @@ class StoreWriter:
                 continue
             rest[row] = (*its_row, clean(name), outcome.state_name, _message(outcome), parent,
                          preview, None)  # fmt: skip  # as it stands in the table
-            if outcome[2] != COMPLETED:
-                self._batch.transitions.append(
-                    (flow_run, row, started + outcome[5], *PHASE_STATES[outcome[2]],
-                     _message(outcome), outcome[1])
-                )  # fmt: skip  # as above
 
     def _scalar(self, value: Any) -> tuple[str | None, bytes | None]:
         kind = type(value)
@@ -324,7 +321,7 @@ class StoreWriter:
         identity = (spec.key, spec.name, spec.source)
         task = self._tasks.get(identity)
         if task is None:
-            task = self._tasks[identity] = self._new_task(identity)
+            task = self._tasks[identity] = self._patiently(partial(self._new_task, identity))
         parent = scope.parent_task_run_id
         parent = None if parent is None else self._row_of_id(parent)
         return (spec, scope.flow_run), flow_run, task, parent  # the first two: kept, for their ids
@@ -362,8 +359,20 @@ class StoreWriter:
         if self._session is None:
             with self._opening:
                 if self._session is None:
-                    self._session = open_session(self.database, self._prefix, time.time())
+                    self._session = self._patiently(
+                        partial(open_session, self.database, self._prefix, time.time())
+                    )
         return self._session
+
+    def _patiently(self, write: Callable[[], int]) -> int:
+        """Write something that all else needs, once the store is not held by another process."""
+        until = time.monotonic() + 2 * PATIENCE_SECONDS
+        while True:
+            try:
+                return write()
+            except (LockedStoreError, UnreachableStoreError) as error:
+                if not self._waits(error, until):
+                    raise
 
     # -- flow runs ------------------------------------------------------------------------------
 
@@ -382,12 +391,12 @@ class StoreWriter:
         parameters = about.parameters
         if parameters is not None:
             parameters = sign(self.secret, run.id, parameters)
-        self._batch.flow_runs.append(
-            (row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
+        self._batch.flow_runs[row] = (
+            row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
              run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.flow_source,
              about.entrypoint, about.runner, json.dumps(sorted(run.tags)), about.inputs, parameters,
              clean(about.preview), about.not_resumable, *PHASE_STATES[RUNNING], started, started,
-             run.run_count)
+             run.run_count,
         )  # fmt: skip  # as it stands in the table
 
     def _flow_changed(self, event: FlowRunChanged) -> None:
@@ -487,7 +496,7 @@ class Batch:
     def __init__(self) -> None:
         self.told = False
         self.roots: list[int] = []
-        self.flow_runs: list[Row] = []
+        self.flow_runs: dict[int, Row] = {}
         self.flow_changes: list[Row] = []
         self.submissions: list[Row] = []
         self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
@@ -503,7 +512,7 @@ class Batch:
 
     def _inserts(self) -> dict[Insert, Sequence[Row]]:
         return {
-            rows.FLOW_RUN: self.flow_runs,
+            rows.FLOW_RUN: list(self.flow_runs.values()),
             rows.SUBMISSION: self.submissions,
             rows.ANY_RUN: list(self.runs.values()),
             rows.SETTLED_RUN: self.settled,
