@@ -13,7 +13,7 @@ FILE = "anabranch.db"
 POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 
 
-def open_store(url: str | None, home: Path, durable: bool) -> Database:
+def open_store(url: str | None, home: Path, durable: bool = False) -> Database:
     """The store at a URL, or the file `anabranch.db` in `home` where there is none; made or migrated
     if need be. `durable` waits for the disk at each commit.
 
