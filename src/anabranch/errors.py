@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -492,3 +492,40 @@ class StaleOwnerError(AnabranchError):
             f"Session {session} does not own its run any more: another process resumed it, or gave "
             "this one up for dead. What this process did since then is not recorded."
         )
+
+
+class UnknownRunError(AnabranchError, LookupError):
+    """No run in the store has this id or name."""
+
+    def __init__(self, given: str, nearest: Sequence[str]) -> None:
+        told = f" Did you mean {' or '.join(nearest)}?" if nearest else " The store holds no runs."
+        super().__init__(
+            f"No run has the id or name {given!r}, and no id begins like that.{told} "
+            "`anabranch runs ls` lists them."
+        )
+
+
+class AmbiguousRunError(AnabranchError, LookupError):
+    """Several runs have an id that begins like this."""
+
+    def __init__(self, given: str, ids: Sequence[str]) -> None:
+        super().__init__(
+            f"Several ids begin with {given!r}: {', '.join(ids)}. Give more of the one you mean."
+        )
+
+
+class DurationError(AnabranchError, ValueError):
+    """A text does not say a length of time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text!r} is not a length of time. Write one like 30d, 12h or 1d12h, with w, d, h, m "
+            "and s for weeks, days, hours, minutes and seconds."
+        )
+
+
+class FlowFileError(AnabranchError, ValueError):
+    """What should name a flow, or a file with flows, names none."""
+
+    def __init__(self, given: str, problem: str) -> None:
+        super().__init__(f"{given!r} will not do: {problem}")

@@ -54,6 +54,8 @@ class SqliteDatabase:
             check_same_thread=False,
         )
         try:
+            # before the first table, so that what a removal frees can be given back bit by bit
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             if self.path is not None:
                 mode = "TRUNCATE" if is_networked(self.path) else "WAL"
                 connection.execute(f"PRAGMA journal_mode={mode}")
@@ -117,7 +119,9 @@ class SqliteDatabase:
 
     def size(self) -> int:
         if self.path is None:
-            pages = self.read("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+            pages = self.read(
+                "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+            )
             return pages[0][0]
         files = (self.path, self.path.with_name(self.path.name + "-wal"))
         return sum(file.stat().st_size for file in files if file.exists())
