@@ -12,27 +12,34 @@ from anabranch.store import rows
 from anabranch.store.database import Database, Insert
 from anabranch.store.sessions import close_session, open_session
 
-_ANY = {name: None for name in rows.ANY_RUN.columns}
+_ANY = dict.fromkeys(rows.ANY_RUN.columns)
 
 
 class StoredRun:
     """One root run and what is below it; `at` is when it began, in seconds since the epoch."""
 
     def __init__(
-        self, database: Database, at: float, name: str = "quiet-heron", flow: str = "census"
+        self,
+        database: Database,
+        at: float,
+        name: str = "quiet-heron",
+        flow: str = "census",
+        prefix: str | None = None,
     ) -> None:
+        self.name = name
         self.database = database
         self.at = at
         self._keys = itertools.count(1)
         self.tasks: dict[str, int] = {}
         self.root: int | None = None
-        self.open(at)
+        self.open(at, prefix)
         self.root = self.flow(name, flow, at=at)
+        self.id = self.id_of(self.root)
         self.own()
 
-    def open(self, at: float) -> None:
+    def open(self, at: float, prefix: str | None = None) -> None:
         """A session, at first or for a resume."""
-        self.prefix = os.urandom(10).hex()
+        self.prefix = prefix or os.urandom(10).hex()
         self.session = open_session(self.database, self.prefix, at)
         self._keys = itertools.count(1)
         if self.root is not None:
@@ -101,7 +108,9 @@ class StoredRun:
                     'ON CONFLICT ("key", name, source) DO NOTHING RETURNING id',
                     (f"flows:{name}", name, b"1"),
                 )
-                found = transaction.execute('SELECT id FROM task WHERE "key" = ?', (f"flows:{name}",))
+                found = transaction.execute(
+                    'SELECT id FROM task WHERE "key" = ?', (f"flows:{name}",)
+                )
             self.tasks[name] = found[0][0]
         return self.tasks[name]
 
@@ -145,9 +154,7 @@ class StoredRun:
         self.insert(rows.DEPENDENCY, *((run, each) for each in upstream))
 
     def moved(self, run: int, phase: int, at: float, message: str | None = None) -> None:
-        self.insert(
-            rows.TRANSITION, (self.root, run, at, *PHASE_STATES[phase], message, 1)
-        )
+        self.insert(rows.TRANSITION, (self.root, run, at, *PHASE_STATES[phase], message, 1))
 
     def log(self, message: str, level: int = 20, at: float | None = None) -> None:
         self.insert(

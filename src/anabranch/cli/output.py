@@ -9,7 +9,7 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from anabranch.errors import AnabranchError
@@ -31,6 +31,9 @@ EXIT_CODES: Final[Mapping[str, int]] = {
 
 PIPE_WIDTH: Final = 10_000
 """Columns where no terminal sets a limit: nothing is cut."""
+LONGEST_NAME: Final = 24
+LONGEST_FLOW: Final = 20
+NARROWEST_MESSAGE: Final = 12
 STYLES: Final = {
     "COMPLETED": "green",
     "FAILED": "red",
@@ -88,7 +91,9 @@ def exit_code(error: AnabranchError) -> int:
 
 _CONTROLS = [*range(9), *range(11, 32), *range(127, 160)]
 _TURNS = [*range(0x202A, 0x202F), *range(0x2066, 0x206A)]
-_UNSEEN = {code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS + _TURNS}
+_UNSEEN = {
+    code: f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" for code in _CONTROLS + _TURNS
+}
 """Control characters, and those that turn the direction of writing."""
 
 
@@ -181,17 +186,34 @@ def run_json(run: FlowRunRow) -> dict[str, Any]:
     }
 
 
-def runs_table(runs: Iterable[FlowRunRow], now: float) -> Table:
-    table = plain_table("ID", "NAME", "FLOW", "STATE", "STARTED", "TOOK", "MESSAGE")
-    for run in runs:
-        took = None if run.started is None else (run.ended or now) - run.started
-        table.add_row(
-            run.id[:8],
-            styled(one_line(run.name)),
-            styled(one_line(run.flow)),
-            styled(one_line(run.state_name), STYLES.get(run.state, "")),
-            clock_time(run.started or run.created, now),
-            length(took),
-            styled(one_line(run.message), "dim"),
-        )
+def runs_table(runs: Sequence[FlowRunRow], now: float, width: int) -> Table:
+    """The message gets what the other columns leave of the width."""
+    lines = [_run_line(run, now) for run in runs]
+    titles = ("ID", "NAME", "FLOW", "STATE", "STARTED", "TOOK")
+    if width < PIPE_WIDTH:
+        for line in lines:
+            line[1].truncate(LONGEST_NAME, overflow="ellipsis")
+            line[2].truncate(LONGEST_FLOW, overflow="ellipsis")
+    taken = sum(
+        max(len(title), *(line[place].cell_len for line in lines)) + 2
+        for place, title in enumerate(titles)
+    )
+    left = width - taken
+    table = plain_table(*titles, *(["MESSAGE"] if left >= NARROWEST_MESSAGE else []))
+    for run, line in zip(runs, lines, strict=True):
+        message = styled(one_line(run.message), "dim")
+        message.truncate(max(left, 0), overflow="ellipsis")
+        table.add_row(*line, *([message] if left >= NARROWEST_MESSAGE else []))
     return table
+
+
+def _run_line(run: FlowRunRow, now: float) -> list[Text]:
+    took = None if run.started is None else (run.ended or now) - run.started
+    return [
+        styled(run.short_id),
+        styled(one_line(run.name)),
+        styled(one_line(run.flow)),
+        styled(one_line(run.state_name), STYLES.get(run.state, "")),
+        styled(clock_time(run.started or run.created, now)),
+        styled(length(took)),
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,7 +145,7 @@ def _timeline(about: RunReport, width: int) -> Generator[Any]:
     for name, counts, group in zip(names, told, groups, strict=True):
         label = styled(name)
         label.truncate(name_width, overflow="ellipsis", pad=True)
-        bar = Text(density(group, bar_width), _style(group))
+        bar = Text(density(group, about.slice_seconds, bar_width), _style(group))
         line = Text.assemble(label, "  ", bar, "  ", counts, no_wrap=True, overflow="ellipsis")
         line.truncate(width, overflow="ellipsis")
         yield line
@@ -151,20 +153,23 @@ def _timeline(about: RunReport, width: int) -> Generator[Any]:
         yield styled(f"and {count_of(len(about.groups) - len(groups), 'task')} more", "dim")
 
 
-def density(group: TaskGroup, width: int) -> str:
+def density(group: TaskGroup, slice_seconds: float, width: int) -> str:
     """A block for each column: how many of the task's runs ran then, of the most that did."""
-    changes = [0] * (width + 1)
+    busy = [0.0] * SLICES
     for stretch in group.stretches:
-        begin = min(stretch.begin, SLICES - 1) * width // SLICES
-        until = SLICES - 1 if stretch.until is None else min(stretch.until, SLICES - 1)
-        changes[begin] += stretch.runs
-        changes[max(until * width // SLICES, begin) + 1] -= stretch.runs
-    levels: list[int] = []
-    for change in changes[:width]:
-        levels.append(change + (levels[-1] if levels else 0))
-    most = max(levels, default=0)
+        begin = min(stretch.begin, SLICES - 1)
+        until = SLICES - 1 if stretch.until is None else min(max(stretch.until, begin), SLICES - 1)
+        whole = stretch.runs * slice_seconds * (until - begin + 1)
+        seconds = whole if stretch.seconds is None else min(stretch.seconds, whole)
+        for place in range(begin, until + 1):
+            busy[place] += seconds / (until - begin + 1)
+    edges = [column * SLICES // width for column in range(width + 1)]
+    columns = [sum(busy[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
+    most = max(columns)
     steps = len(BLOCKS) - 1
-    return "".join(BLOCKS[-(-level * steps // most)] if most else " " for level in levels)
+    return "".join(
+        BLOCKS[math.ceil(each / most * steps - 0.05)] if each else " " for each in columns
+    )
 
 
 def _style(group: TaskGroup) -> str:
@@ -243,17 +248,19 @@ def _why(wait: Waiting) -> str:
 
 
 def _failure_lines(run: TaskRunRow, width: int) -> Generator[Text]:
+    """The message on the same line, or below where it has several."""
     from rich.text import Text  # as in `output.console`
 
     attempts = f", attempt {run.attempt}" if run.attempt > 1 else ""
+    lines = shown(run.message or "").splitlines()
     yield Text.assemble(
         f"  {one_line(run.name)}",
         (f"  {one_line(run.state_name)}{attempts}", STYLES.get(run.state, "")),
+        (f"  {lines[0]}" if len(lines) == 1 else "", "dim"),
         no_wrap=True,
         overflow="ellipsis",
     )
-    lines = shown(run.message or "").splitlines()
-    for line in lines[:LINES_OF_MESSAGE]:
+    for line in lines[:LINES_OF_MESSAGE] if len(lines) > 1 else ():
         text = styled(f"    {line.rstrip()}", "dim")
         text.truncate(width, overflow="ellipsis")
         yield text

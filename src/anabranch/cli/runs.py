@@ -70,7 +70,8 @@ def list_runs(
                 else "No runs yet. Start one: anabranch run FILE"
             )
             return
-        console().print(runs_table(found, store.now))
+        out = console()
+        out.print(runs_table(found, store.now, out.width))
         for run in found:
             tell_unseen(store, run)
         if len(found) == limit:
@@ -105,7 +106,7 @@ def show(
             print_json(report_json(about))
             return
         for part in draw(about, width, limit):
-            out.print(part)
+            out.print(part, no_wrap=True, overflow="ellipsis")
         tell_unseen(store, found)
 
 

@@ -70,7 +70,7 @@ def _wait_for_end(database: Database, run: FlowRunRow) -> FlowRunRow:
 
 def _tell_end(run: FlowRunRow) -> None:
     if run.state == "CANCELLED":
-        print(f"{run.name} is Cancelled. `anabranch runs resume {run.id[:8]}` goes on with it.")
+        print(f"{run.name} is Cancelled. `anabranch runs resume {run.short_id}` goes on with it.")
         raise typer.Exit(COMPLETED)
     if run.ended is None:
         note(f"{run.name} has not ended yet: {run.state_name}.")

@@ -50,6 +50,11 @@ class FlowRunRow:
     def is_root(self) -> bool:
         return self.row == self.root
 
+    @property
+    def short_id(self) -> str:
+        """Enough to find it by; the ids of subflows differ in their ends only."""
+        return self.id[:8] if self.is_root else self.id
+
 
 @dataclass(frozen=True, slots=True)
 class TransitionRow:
@@ -114,21 +119,23 @@ def find_flow_run(database: Database, given: str) -> FlowRunRow:
     rows = database.read(by_id, (text.lower(),))
     if rows:
         return _flow_run(rows[0])
-    rows = _starting(database, text.lower())
-    if len(rows) == 1:
-        return _flow_run(rows[0])
+    starting = [_flow_run(row) for row in _starting(database, text.lower())]
+    likely = [run for run in starting if run.is_root] or starting  # subflows' ids begin alike
+    if len(likely) == 1:
+        return likely[0]
     named = flow_runs(database, limit=1, name=text, roots_only=False)
     if named:
         return named[0]
-    if rows:
-        raise AmbiguousRunError(given, [_flow_run(row).id for row in rows])
+    if likely:
+        raise AmbiguousRunError(given, [run.id for run in likely])
     raise UnknownRunError(given, _nearest(database, text))
 
 
 def _starting(database: Database, start: str) -> list[Row]:
     if len(start) < SHORTEST_START or not set(start) <= set("0123456789abcdef-"):
         return []
-    sql = f"SELECT {_COLUMNS} FROM flow_run WHERE run_id LIKE ? ORDER BY created DESC LIMIT 4"
+    order = "CASE WHEN id = root THEN 0 ELSE 1 END, created DESC"
+    sql = f"SELECT {_COLUMNS} FROM flow_run WHERE run_id LIKE ? ORDER BY {order} LIMIT 4"
     return database.read(sql, (start + "%",))
 
 
@@ -139,7 +146,7 @@ def _nearest(database: Database, text: str) -> list[str]:
     known |= {run.id[: max(len(text), SHORTEST_START)]: run for run in latest}
     near = difflib.get_close_matches(text, known, n=3, cutoff=0.6)
     found = {known[each].row: known[each] for each in near} or {run.row: run for run in latest[:3]}
-    return [f"{run.name} ({run.id[:8]})" for run in found.values()]
+    return [f"{run.name} ({run.short_id})" for run in found.values()]
 
 
 def subflow_runs(database: Database, flow_run: FlowRunRow, limit: int = 10_000) -> list[FlowRunRow]:

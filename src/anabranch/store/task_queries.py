@@ -52,14 +52,15 @@ class TaskCount(NamedTuple):
 
 
 class Stretch(NamedTuple):
-    """How many runs of a task began and ended in these slices of the time; `until` is None for what
-    still runs."""
+    """Runs of a task that began and ended in these slices of the time: how many, and how many
+    seconds they ran, all together. `until` is None for what still runs."""
 
     task_key: str
     task: str
     begin: int
     until: int | None
     runs: int
+    seconds: float | None
 
 
 _OF_RUN = "t.id >= ? AND t.id < ? AND t.flow_run = ?"
@@ -182,14 +183,15 @@ def stretches(
     begin, until = slice_of.format("started"), slice_of.format("ended")
     for first, last in ranges(session_prefixes(database, flow_run.root)):
         rows = database.read(
-            'SELECT k."key", k.name, c.b, c.u, c.runs FROM ('
-            f"SELECT t.task, {begin} AS b, {until} AS u, count(*) AS runs FROM task_run t "
+            'SELECT k."key", k.name, c.b, c.u, c.runs, c.seconds FROM ('
+            f"SELECT t.task, {begin} AS b, {until} AS u, count(*) AS runs, "
+            f"sum(t.ended - t.started) AS seconds FROM task_run t "
             f"WHERE {_OF_RUN} AND t.started IS NOT NULL GROUP BY 1, 2, 3"
             ") c JOIN task k ON k.id = c.task",
             (start, seconds, start, seconds, first, last, flow_run.row),
         )
         found += [
-            Stretch(key, task, max(b, 0), None if u is None else max(u, 0), count)
-            for key, task, b, u, count in rows
+            Stretch(key, task, max(b, 0), None if u is None else max(u, 0), count, seconds)
+            for key, task, b, u, count, seconds in rows
         ]
     return found

@@ -26,7 +26,6 @@ from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Outcome
 from anabranch.results.kept import Kept, keep_inline
 from anabranch.results.signing import sign
-from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
