@@ -73,12 +73,25 @@ class StoredRun:
     ) -> int:
         row = self.key()
         began = self.at if at is None else at
-        self.insert(
-            rows.FLOW_RUN,
-            (row, self.id_of(row), self.root or row, parent, None, name, flow, f"flows:{flow}",
-             "flows.py:" + flow, "threads", json.dumps(["a", "b"]), None, None, '{"limit": 10}',
-             None, "RUNNING", "Running", began, began, 1),
-        )  # fmt: skip  # as it stands in the table
+        given: dict[str, Any] = {
+            "id": row,
+            "run_id": self.id_of(row),
+            "root": self.root or row,
+            "parent": parent,
+            "name": name,
+            "flow_name": flow,
+            "flow_key": f"flows:{flow}",
+            "entrypoint": f"flows.py:{flow}",
+            "runner": "threads",
+            "tags": json.dumps(["a", "b"]),
+            "parameters_preview": '{"limit": 10}',
+            "state_type": "RUNNING",
+            "state_name": "Running",
+            "created": began,
+            "started": began,
+            "attempt": 1,
+        }
+        self.insert(rows.FLOW_RUN, tuple(given.get(name) for name in rows.FLOW_RUN.columns))
         return row
 
     def end(

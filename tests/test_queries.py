@@ -151,7 +151,7 @@ def test_the_nearest_is_not_just_the_newest(database: Database) -> None:
 
 
 def test_an_empty_store_says_so(database: Database) -> None:
-    with pytest.raises(UnknownRunError, match="holds no runs"):
+    with pytest.raises(UnknownRunError, match="See `anabranch runs ls`"):
         find_flow_run(database, "quiet-heron")
 
 

@@ -63,6 +63,16 @@ class RunContext:
     def log_prints(self) -> bool:
         return False
 
+    @property
+    def keep(self) -> Any:
+        """What is left of a result for a later process is made by this; None where nothing is."""
+        return None
+
+    @property
+    def resumed(self) -> Any:
+        """The `resuming.Resumed` run that goes on here; None where a new one begins."""
+        return None
+
     @classmethod
     def get(cls) -> Any:
         """The current context if it is one of this class, else None."""
@@ -144,6 +154,10 @@ class TaskRunContext(RunContext):
     @property
     def log_prints(self) -> bool:
         return self.call.scope.log_prints
+
+    @property
+    def keep(self) -> Any:
+        return self.call.scope.keep
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -497,11 +497,11 @@ class StaleOwnerError(AnabranchError):
 class UnknownRunError(AnabranchError, LookupError):
     """No run in the store has this id or name."""
 
-    def __init__(self, given: str, nearest: Sequence[str]) -> None:
-        told = f" Did you mean {' or '.join(nearest)}?" if nearest else " The store holds no runs."
+    def __init__(self, given: str, nearest: Iterable[str]) -> None:
+        near = " or ".join(nearest)
+        told = f" Did you mean {near}?" if near else ""
         super().__init__(
-            f"No run has the id or name {given!r}, and no id begins like that.{told} "
-            "`anabranch runs ls` lists them."
+            f"No run in the store has the id or name {given!r}.{told} See `anabranch runs ls`."
         )
 
 
@@ -529,3 +529,64 @@ class FlowFileError(AnabranchError, ValueError):
 
     def __init__(self, given: str, problem: str) -> None:
         super().__init__(f"{given!r} will not do: {problem}")
+
+
+class ConflictError(StoreError):
+    """A row that may be there once was to be written twice."""
+
+
+class NotARootError(AnabranchError, ValueError):
+    """A subflow's run was to be resumed by itself."""
+
+    def __init__(self, name: str, root_id: str) -> None:
+        super().__init__(
+            f"{name} is the run of a subflow, which goes on with the flow that called it: resume "
+            f"{root_id} instead."
+        )
+
+
+class AlreadyCompletedError(AnabranchError, ValueError):
+    """A run that has completed was to be resumed."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} has completed: nothing is left to do. Call the flow for a new run."
+        )
+
+
+class StillOwnedError(AnabranchError, RuntimeError):
+    """A run that another process is at was to be resumed."""
+
+    def __init__(self, name: str, pid: int, host: str) -> None:
+        super().__init__(
+            f"{name} is still run by process {pid} on {host}. Wait for its end, or end it with "
+            "`anabranch runs cancel`."
+        )
+
+
+class OtherFlowError(AnabranchError, ValueError):
+    """A run of one flow was to be resumed as one of another."""
+
+    def __init__(self, name: str, recorded: str, given: str) -> None:
+        super().__init__(
+            f"{name} is a run of the flow {recorded}, and this is {given}. Resume it with that flow; "
+            "one that was moved or renamed counts as another, so move it back, or start a new run."
+        )
+
+
+class NotResumableError(AnabranchError, ValueError):
+    """A run whose parameters were not recorded was to be resumed."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} cannot be resumed: {reason}. Start a new run.")
+
+
+class MissingParameterError(AnabranchError, ValueError):
+    """Parameters that hold secrets are not recorded, and were not given again."""
+
+    def __init__(self, name: str, missing: Iterable[str]) -> None:
+        told = ", ".join(missing)
+        super().__init__(
+            f"{name} was called with secrets, which are not recorded. Give them again: {told}, with "
+            "flow.resume(run_id, parameters={...}) or `anabranch runs resume ID --param NAME=VALUE`."
+        )

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import Outcome
+from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun
 from anabranch.states import State
 
@@ -65,6 +66,7 @@ class FlowRunAbout(NamedTuple):
     """
 
     flow_key: str
+    flow_source: bytes = b""
     entrypoint: str | None = None
     runner: str | None = None
     inputs: bytes | None = None
@@ -151,3 +153,7 @@ class Recorder(Listener, Protocol):
     """How often `beat` is wanted where nothing happens, in seconds."""
 
     def beat(self) -> None: ...
+
+    def recorded(self, flow_run: FlowRun) -> Recorded:
+        """What is recorded of a flow run by now, to be handed back."""
+        ...

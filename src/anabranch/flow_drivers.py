@@ -17,10 +17,12 @@ from anabranch.clock import SystemClock
 from anabranch.context import RunContext, current_context
 from anabranch.engine.engine import Engine
 from anabranch.errors import Interrupted, Terminated
+from anabranch.events import Subscriber
 from anabranch.execution.interrupts import Interrupt, Interruptible
 from anabranch.flow_runs import ConsumerLeft, RunFunction, Settle, Step, steps
 from anabranch.futures import FutureList
 from anabranch.logging import set_up_logging
+from anabranch.recording import recording_engine
 from anabranch.settings import load_settings
 from anabranch.signals import (
     exception_for,
@@ -51,14 +53,14 @@ def engine_for(context: RunContext, flow: Flow[..., Any]) -> Generator[Engine]:
         return
     settings = load_settings()
     set_up_logging(settings.logging_level)
-    subscribers = [LogSubscriber(), *context.subscribers]
-    engine = Engine(context.clock or SystemClock(), subscribers, settings.cancel_grace)
+    subscribers: list[Subscriber] = [LogSubscriber(), *context.subscribers]
     shows = settings.progress and sys.stderr.isatty()
-    try:
-        with progress_display(engine.progress, shows):
-            yield engine
-    finally:
-        engine.close()
+    clock = context.clock or SystemClock()
+    with (
+        recording_engine(clock, subscribers, settings, context) as engine,
+        progress_display(engine.progress, shows),
+    ):
+        yield engine
 
 
 # -- in the calling thread --------------------------------------------------------------------------

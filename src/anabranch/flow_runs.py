@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack
 from contextvars import Context, copy_context
@@ -25,20 +26,30 @@ from anabranch.errors import (
     CancelledRun,
     ForeignFutureError,
     Interrupted,
+    ResultNotKeptError,
     RunTimedOut,
     Terminated,
     UpstreamTaskError,
 )
+from anabranch.events import FlowRunAbout
+from anabranch.execution.functions import function_entrypoint
 from anabranch.execution.interrupts import Interrupt
+from anabranch.flow_parameters import keep_parameters
 from anabranch.futures import TaskFuture, future_state, make_state
+from anabranch.identities import BY_ORDER, inputs_digest
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
+from anabranch.recorded import RecordedCall
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
 from anabranch.task_runners import task_runner
+from anabranch.task_runners.base import OpenRunner
 
 if TYPE_CHECKING:
     from anabranch.flows import Flow
+
+
+logger = logging.getLogger("anabranch.runs")
 
 
 class RunFunction(NamedTuple):
@@ -91,12 +102,24 @@ def steps(
         if future._phase != COMPLETED and not failure_allowed:
             state_name = PHASE_STATES[future._phase][1]
             raise UpstreamTaskError(f"flow {flow.name}", future.name, state_name)
+    inputs = inputs_digest(args, kwargs) if engine.records else None
     args, kwargs = resolve(args), resolve(kwargs)
     flow.parameters.check(args, kwargs)
     if flow.validates:
         args, kwargs = flow.parameters.validated(args, kwargs)
     flow_run = _new_run(flow, engine, context, args, kwargs)
     parent: OpenFlow | None = context.open_flow
+    earlier = _earlier(flow, context, inputs)
+    if earlier is not None:
+        if earlier.completed and context.resumed is None:
+            try:
+                return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
+            except ResultNotKeptError:
+                pass  # it runs again, with what it recorded itself
+        flow_run = replace(
+            flow_run, id=earlier.id, name=earlier.name or flow_run.name,
+            run_count=earlier.attempt + 1,
+        )  # fmt: skip  # as it reads
     with ExitStack() as lifetimes:
         own = flow.runner
         if own is None and parent is not None and parent.runner is not None:
@@ -110,6 +133,10 @@ def steps(
         if log_prints:
             engine.log_prints()
         open_flow = OpenFlow(flow_run, runner, parent, log_prints)
+        if earlier is not None and earlier.within is not None:
+            open_flow.recorded = earlier.within()
+        if inputs is not None:
+            engine.begin(flow_run, _about(flow, flow_run, runner, inputs, earlier))
         engine.tell(flow_run, make_state(RUNNING))
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
@@ -138,7 +165,7 @@ def _attempts(
     bound: tuple[tuple[Any, ...], Mapping[str, Any]],
 ) -> Steps:
     """Run the function until it gives a final state, or its retries are used up."""
-    attempt = 1
+    first = attempt = flow_run.run_count
     delay: float | None = None
     while True:
         inside = copy_context()
@@ -159,11 +186,13 @@ def _attempts(
             state = yield from _after_failure(engine, open_flow, error)
         delay = None
         if state.is_failed() and flow.retries is not None and not open_flow.yielded:
-            delay = yield from _delay(flow, engine, open_flow, flow_run, state)
+            made = attempt - first + 1
+            delay = yield from _delay(flow, engine, open_flow, flow_run, state, made)
         if delay is None:
             engine.refuse_new(open_flow)
             return state
         engine.tell(flow_run, _retrying(delay))
+        engine.recall_attempt(open_flow)
         attempt += 1
 
 
@@ -274,12 +303,13 @@ def _delay(
     open_flow: OpenFlow,
     flow_run: FlowRun,
     state: State[Any],
+    attempts: int,
 ) -> Generator[Step, Any, float | None]:
-    """Seconds until the next attempt; None where there is to be none."""
+    """Seconds until the next attempt after so many; None where there is to be none."""
     policy = flow.retries
     if policy is None:
         return None
-    delay = policy.delay_after(flow_run.run_count, state.exception())
+    delay = policy.delay_after(attempts, state.exception())
     if delay is None or policy.condition is None or policy.condition_is_tenacitys:
         return delay
     verdict = Verdict(f"retry_condition_fn of flow {flow.name!r}")
@@ -299,6 +329,44 @@ def _retrying(delay: float) -> State[Any]:
 
 def _with_message(state: State[Any], message: str) -> State[Any]:
     return state.model_copy(update={"message": message})
+
+
+def _earlier(
+    flow: Flow[..., Any], context: RunContext, inputs: bytes | None
+) -> RecordedCall | None:
+    """This run, as an earlier process has recorded it."""
+    if context.resumed is not None:
+        return context.resumed.call
+    parent: OpenFlow | None = context.open_flow
+    if parent is None or parent.recorded is None or inputs is None:
+        return None
+    return parent.recorded.take(flow.key, inputs, flow.source, inputs == BY_ORDER)
+
+
+def _about(
+    flow: Flow[..., Any],
+    flow_run: FlowRun,
+    runner: OpenRunner,
+    inputs: bytes,
+    earlier: RecordedCall | None,
+) -> FlowRunAbout:
+    """What the store keeps of the run besides; the parameters of a root flow, for a resume."""
+    kept = None
+    if flow_run.parent_flow_run_id is None:
+        kept = keep_parameters(flow_run.parameters)
+        if kept.problem is not None and flow_run.parameters:
+            logger.warning("%s cannot be resumed: %s", flow_run.name, kept.problem)
+    return FlowRunAbout(
+        flow.key,
+        flow.source,
+        function_entrypoint(flow.fn),
+        runner.capabilities.name,
+        inputs,
+        None if kept is None else kept.data,
+        None if kept is None else kept.preview,
+        None if kept is None else kept.problem,
+        None if earlier is None else earlier.row,
+    )
 
 
 def _new_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextvars import Context, copy_context
 from typing import (
     Any,
     Concatenate,
@@ -15,12 +16,12 @@ from typing import (
     overload,
 )
 
-from anabranch.context import current_context
+from anabranch.context import current, current_context
 from anabranch.engine.direct_calls import refuse_other_loops
 from anabranch.engine.engine import Engine
 from anabranch.engine.subflows import SubflowRunner
 from anabranch.errors import MissingFlowError
-from anabranch.execution.calls import Hook, TaskSpec
+from anabranch.execution.calls import Hook, TaskSpec, source_of
 from anabranch.execution.functions import (
     ASYNC,
     ASYNC_GENERATOR,
@@ -33,6 +34,7 @@ from anabranch.execution.names import fill_template
 from anabranch.flow_drivers import iterate_async, iterate_sync, run_async, run_sync
 from anabranch.futures import TaskFuture
 from anabranch.parameters import Parameters
+from anabranch.resuming import ResumeContext, Resumed, resume_run
 from anabranch.retries import Condition, Delays, retry_policy
 from anabranch.runs import FlowRun, run_name
 from anabranch.states import State
@@ -88,6 +90,7 @@ class Flow(Traveller, Generic[P, R]):
         self.log_prints = options.get("log_prints")
         self.validates = options.get("validate_parameters", True)
         self.kind = function_kind(fn)
+        self.key = function_key(fn)
         owner = f"Flow {self.name!r}"
         given = options.get("task_runner")
         self.runner: TaskRunner | None = None if given is None else task_runner(given)
@@ -104,6 +107,11 @@ class Flow(Traveller, Generic[P, R]):
     @functools.cached_property
     def parameters(self) -> Parameters:
         return Parameters(self.fn, self.name)
+
+    @functools.cached_property
+    def source(self) -> bytes:
+        """What stands for the function's source, empty where nothing can."""
+        return source_of(self.fn)
 
     def with_options(self, **options: Unpack[FlowOptions]) -> Flow[P, R]:
         """A flow over the same function, with these options changed."""
@@ -175,7 +183,7 @@ class Flow(Traveller, Generic[P, R]):
         engine: Engine = context.engine
         spec = TaskSpec(
             name=self.name,
-            key=function_key(self.fn),
+            key=self.key,
             fn=self._run_for_submit,
             run_name=None if self.flow_run_name is None else self._submitted_name,
             task=self,
@@ -194,6 +202,37 @@ class Flow(Traveller, Generic[P, R]):
             future.wait()
             return future.state
         return future
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        return_state: bool = False,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Go on with a run of this flow where it stopped: what is recorded as completed is handed
+        back, and the rest runs. The result is that of a call; awaited where the flow is async.
+
+        `parameters` replace recorded ones; those that hold secrets have to be given, since they are
+        not recorded. Raises `UnknownRunError`, `AlreadyCompletedError`, `StillOwnedError`,
+        `OtherFlowError`, `NotResumableError` and `TamperedResultError`.
+        """
+        resumed = resume_run(self, run_id, parameters or {})
+        inside = copy_context()
+        inside.run(current.set, ResumeContext(resumed))
+        call: Any = self.__call__
+        if self.kind == ASYNC:
+            return self._resume_async(inside, resumed, return_state)
+        if self.kind in (GENERATOR, ASYNC_GENERATOR):  # there is nobody who had the first items
+            state: State[Any] = inside.run(self._run_for_submit, *resumed.args, **resumed.kwargs)
+            return state if return_state else state.result()
+        return inside.run(call, *resumed.args, **resumed.kwargs, return_state=return_state)
+
+    async def _resume_async(self, inside: Context, resumed: Resumed, return_state: bool) -> Any:
+        import asyncio  # 25 ms that a process without async flows need not spend
+
+        call = self._run_async((resumed.args, resumed.kwargs, ()), return_state)
+        return await asyncio.get_running_loop().create_task(call, context=inside)
 
     def _submitted_name(self, parameters: Mapping[str, Any]) -> str:
         return self.name_for(parameters["args"], parameters["kwargs"])

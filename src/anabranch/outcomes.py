@@ -44,6 +44,26 @@ PHASE_STATES: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
+JSON: Final = "json"
+PICKLE: Final = "pickle"
+STORED: Final = "stored"
+NOT_KEPT: Final = "not kept"
+
+
+class Kept(NamedTuple):
+    """What is left of a value.
+
+    `form` is `"json"` or `"pickle"`, whose `data` is the value itself, yet unsigned; `"stored"`,
+    whose `data` says where; or `"not kept"`, with the `reason`. `size` in bytes, where known.
+    """
+
+    form: str
+    data: bytes | None
+    size: int | None
+    preview: str | None
+    reason: str | None
+
+
 class Outcome(NamedTuple):
     """What a runner hands back for one attempt; picklable where its value is.
 
@@ -64,4 +84,4 @@ class Outcome(NamedTuple):
     state_name: str | None = None
     lost: bool = False
     traceback: TracebackType | None = None
-    kept: Any = None
+    kept: Kept | None = None

@@ -48,6 +48,23 @@ class Parameters:
         except TypeError as error:
             raise ParameterBindError(self._name, str(self.signature), str(error)) from None
 
+    def call_of(self, values: Mapping[str, Any]) -> Bound:
+        """The call that gives the parameters these values, by name as `bind` gives them."""
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for name, parameter in self.signature.parameters.items():
+            if name not in values:
+                continue
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                args += values[name]
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                kwargs.update(values[name])
+            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                kwargs[name] = values[name]
+            else:
+                args.append(values[name])
+        return tuple(args), kwargs
+
     def validated(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Bound:
         """The arguments as pydantic reads them; raises `ParameterTypeError`."""
         if not self.signature.parameters:

@@ -73,9 +73,11 @@ def examine() -> Generator[Finding]:
     except AnabranchError as error:
         yield Finding("settings", "wrong", str(error))
         return
-    yield Finding("store", str(shown_value("database_url", store_url(settings))))
+    yield Finding(
+        "store", str(shown_value("database_url", store_url(settings.database_url, settings.home)))
+    )
     try:
-        database = open_store(settings)
+        database = open_store(settings.database_url, settings.home)
     except AnabranchError as error:
         yield Finding("open", "no", str(error))
         return

@@ -37,4 +37,4 @@ def resume(
     if runner is not None:
         flow = flow.with_options(task_runner=runner)
     parameters = parse_parameters(param or ())
-    leave_with(lambda: flow.resume(found.id, return_state=True, **parameters))
+    leave_with(lambda: flow.resume(found.id, return_state=True, parameters=parameters))

@@ -29,7 +29,8 @@ class OpenStore(NamedTuple):
 @contextmanager
 def opened_store() -> Generator[OpenStore]:
     """The settings' store. Runs whose process is gone show as crashed from here on."""
-    database = open_store(load_settings())
+    settings = load_settings()
+    database = open_store(settings.database_url, settings.home)
     try:
         now = time.time()
         yield OpenStore(database, bury_the_dead(database, Watch(), now), now)

@@ -152,6 +152,7 @@ class EngineDesk:
             runner=carrier,
             context=_context_of(call, words.tags),
             visible=words.task is not None,
+            digest=words.digest,
         )[0]
         with self._changing:
             self.carried[run._key] = run
@@ -194,7 +195,8 @@ class EngineDesk:
             carried = self.carried.pop(run._key, None)
         outcome = run._outcome
         assert outcome is not None and run._phase >= SETTLED  # it is told of settled runs
-        if carried is not None and not isinstance(outcome.value, BaseException):
+        recalled = run._links is not None and run._links.recalled is not None
+        if carried is not None and not (recalled or isinstance(outcome.value, BaseException)):
             outcome = outcome._replace(value=None)  # the worker has it
         self.tell(Settled(packed(outcome, run.name)))
 

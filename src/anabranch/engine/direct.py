@@ -18,7 +18,15 @@ from anabranch.execution.calls import Call, TaskSpec
 from anabranch.execution.interrupts import Interrupt, Interruptible, run_interruptibly
 from anabranch.execution.run import failure, run_call, run_call_async
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import CANCELLED, COMPLETED, SETTLED, TIMED_OUT, Outcome
+from anabranch.outcomes import (
+    CANCELLED,
+    COMPLETED,
+    NOT_KEPT,
+    SETTLED,
+    TIMED_OUT,
+    Kept,
+    Outcome,
+)
 from anabranch.task_runners.base import Capabilities, OpenRunnerBase
 from anabranch.waiting import Waiter
 
@@ -168,7 +176,7 @@ def iterate(
                 raise
             continue
         seconds = perf_counter() - clock
-        engine.finished((Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),))
+        engine.finished((_given_out(attempt, started, seconds),))
     run._settled_result()
 
 
@@ -229,8 +237,14 @@ async def iterate_async(
                 raise
             continue
         seconds = perf_counter() - clock
-        engine.finished((Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds),))
+        engine.finished((_given_out(attempt, started, seconds),))
     run._settled_result()
+
+
+def _given_out(attempt: Call, started: float, seconds: float) -> Outcome:
+    """A generator's end: nothing is left of the items, so that it runs again if it is called."""
+    kept = Kept(NOT_KEPT, None, None, None, "its items were given out as they came")
+    return Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds, kept=kept)
 
 
 async def _next_item(items: Any) -> Any:

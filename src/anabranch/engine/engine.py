@@ -30,26 +30,30 @@ from anabranch.errors import (
     FinishedFlowError,
     ForeignFutureError,
     FutureCycleError,
+    ResultNotKeptError,
     RunTimedOut,
 )
-from anabranch.events import FlowRunChanged, Recorder, Subscriber
+from anabranch.events import FlowRunAbout, FlowRunBegan, FlowRunChanged, Recorder, Subscriber
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
     Done,
     Links,
+    Recalled,
     TaskFuture,
     make_state,
     outcome_exception,
     outcome_state,
     until_settled,
 )
+from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
 from anabranch.locks import YieldingLock
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
     CANCELLED,
     CANCELLING,
     COMPLETED,
+    DORMANT,
     FAILED,
     QUEUED,
     RUNNING,
@@ -57,6 +61,7 @@ from anabranch.outcomes import (
     TIMED_OUT,
     Outcome,
 )
+from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, id_prefix, run_id
 from anabranch.states import State
 from anabranch.subscribers.progress import TaskProgress
@@ -72,8 +77,8 @@ Run = TaskFuture[Any]
 class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
-    `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, and
-    `prefix` begins the ids of the runs. Implements `futures.Home` for its
+    `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, with what
+    `keep` leaves of a result; `prefix` begins the ids of the runs. Implements `futures.Home` for its
     futures and `task_runners.base.Inbox` for its runners.
     """
 
@@ -84,16 +89,21 @@ class Engine:
         grace: float = 5.0,
         record: Recorder | None = None,
         prefix: int | None = None,
+        keep: Callable[[Any], Any] | None = None,
     ) -> None:
         self.clock = clock
         self.grace = grace
         self.prefix = prefix or id_prefix()
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
+        self._keep = keep
+        self.records = record is not None
         self._lock = YieldingLock()
         strict = record is not None and record.strict
         self._tracker = Tracker(self.broadcast.phases, records=record is not None, strict=strict)
         self._next_key = 1
+        self.flow_runs: set[str] = set()  # ids of those that began
+        self.taken_over: str | None = None  # by another process, and what is said of that
         self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
         self._next_index: dict[str, int] = {}
@@ -116,10 +126,12 @@ class Engine:
         runner: OpenRunner | None = None,
         context: RunContext | None = None,
         visible: bool = True,
+        digest: bytes | None = None,
     ) -> list[TaskFuture[Any]]:
         """Take one call for each tuple of positional arguments, in the calling context.
 
-        `runner` carries them instead of the flow's own. Raises `FinishedFlowError` where the flow
+        `runner` carries them instead of the flow's own. `digest` stands for the inputs of a single
+        call whose arguments are not here. Raises `FinishedFlowError` where the flow
         takes no more, `ForeignFutureError` for a future of another run, and
         `UnsupportedOptionError` for what the runner cannot do.
         """
@@ -133,13 +145,16 @@ class Engine:
         submission = self._submission(
             spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
         )
+        submission.digest = digest
         first = submission.scope.first_key
         if (
             len(inputs) == 1
-            and not (wait_for or kwargs_each)
+            and not (wait_for or kwargs_each or submission.recorded)
             and _is_plain(spec, inputs[0], kwargs)
         ):
             run: Run = TaskFuture(submission, first, inputs[0])
+            if self.records:
+                run._digest = digest or inputs_digest(inputs[0], kwargs)
             self._take_plain(submission, run)
             return [run]
         common = self._common_search(submission, wait_for)
@@ -201,6 +216,7 @@ class Engine:
             key,
             index,
             str(uuid.uuid4()) if mapped else None,
+            self._keep if visible else None,
         )
         return Submission(
             self,
@@ -240,8 +256,13 @@ class Engine:
     def _submit_chunk(
         self, submission: Submission, chunk: list[Run], common: Search | None
     ) -> None:
+        if self.records:
+            self._identify(submission, chunk)
+        replaced: list[tuple[Run, int]] = []
+        if submission.recorded is not None:
+            chunk, replaced = self._recall(submission, chunk, submission.recorded, common)
         if common is None and not submission.kwargs_each and not _any_needs_search(chunk):
-            self._take(submission, chunk, chunk, ())
+            self._take(submission, chunk, chunk, (), replaced=replaced)
             return
         plain: list[Run] = []
         linked: list[tuple[Run, Mapping[Run, bool]]] = []
@@ -258,7 +279,64 @@ class Engine:
                 run._links = Links()
                 run._links.search = True
                 linked.append((run, search.blockers))
-        self._take(submission, chunk, plain, linked, broken)
+        self._take(submission, chunk, plain, linked, broken, replaced)
+
+    def _identify(self, submission: Submission, chunk: Sequence[Run]) -> None:
+        """Note what makes each call the same call in a later process."""
+        if submission.digest is not None:
+            chunk[0]._digest = submission.digest
+            return
+        each = submission.kwargs_each
+        if each is not None:
+            start = chunk[0]._key - submission.scope.first_key
+            each = each[start : start + len(chunk)]
+        inputs = [run._inputs for run in chunk]
+        for run, digest in zip(
+            chunk, inputs_digests(inputs, submission.kwargs, each), strict=True
+        ):
+            run._digest = digest
+
+    def _recall(
+        self,
+        submission: Submission,
+        chunk: Sequence[Run],
+        recorded: Recorded,
+        common: Search | None,
+    ) -> tuple[list[Run], list[tuple[Run, int]]]:
+        """Settle those that were recorded as completed; the others, and which runs they replace."""
+        key, source = submission.spec.key, submission.spec.source
+        known: list[Run] = []
+        left: list[Run] = []
+        replaced: list[tuple[Run, int]] = []
+        for run in chunk:
+            digest = run._digest or BY_ORDER
+            call = recorded.take(key, digest, source, digest == BY_ORDER)
+            if call is None:
+                left.append(run)
+            elif not call.completed:
+                left.append(run)
+                replaced.append((run, call.row))
+            else:
+                run._links = run._links or Links()
+                run._links.recalled = Recalled(call.row, call.id)
+                run._links.name = call.name
+                try:
+                    value = call.value()
+                except ResultNotKeptError:
+                    recorded.lacks_value(key)
+                    search = self._search(submission, run, common)
+                    run._links.search = search is not None
+                    with self._lock:
+                        self._tracker.dormant(run, {} if search is None else search.blockers)
+                    continue
+                run._outcome = Outcome(
+                    run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
+                )
+                known.append(run)
+        if known:
+            with self._lock:
+                self._tracker.recalled(known)
+        return left, replaced
 
     def _take_plain(self, submission: Submission, run: Run) -> None:
         """The quick way for a single run that can be launched as it is."""
@@ -278,14 +356,17 @@ class Engine:
         plain: Sequence[Run],
         linked: Sequence[tuple[Run, Mapping[Run, bool]]],
         broken: Sequence[Outcome] = (),
+        replaced: Sequence[tuple[Run, int]] = (),
     ) -> None:
         """Tell the tracker of new runs; those with broken arguments are plain ones that fail."""
+        if not chunk:
+            return
         commands = Commands()
         with self._lock:
             if submission.group.closing:
                 raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
             if self.broadcast.hears_submissions and submission.visible:
-                self.broadcast.submitted(chunk, self.clock.time(), linked)
+                self.broadcast.submitted(chunk, self.clock.time(), linked, replaced)
             if plain:
                 self._tracker.submitted(plain, commands)
             if linked:
@@ -501,13 +582,19 @@ class Engine:
     # -- what futures ask ---------------------------------------------------------------------------
 
     def notify(self, future: Run, callback: Done) -> bool:
+        commands = None
         with self._lock:
             if future._phase >= SETTLED:
                 return False
             if future._links is None:
                 future._links = Links()
             future._links.waiters.append(callback)
-            return True
+            if future._phase == DORMANT:
+                commands = Commands()
+                self._tracker.awake(future, self.clock.time(), commands)
+        if commands is not None:
+            self._carry_out(commands)
+        return True
 
     def wait(self, waiter: Waiter, futures: Sequence[Run], timeout: float | None) -> bool:
         if waiter.done:
@@ -567,7 +654,10 @@ class Engine:
 
     def tell(self, flow_run: FlowRun, state: State[Any]) -> None:
         """A flow run is in a new state."""
-        self.broadcast.tell(FlowRunChanged(flow_run, state))
+        kept = None
+        if self._keep is not None and state.is_completed():
+            kept = self._keep(state.data)
+        self.broadcast.tell(FlowRunChanged(flow_run, state, kept))
 
     def when_empty(self, open_flow: OpenFlow, callback: Any) -> bool:
         """Have `callback()` called once no run of the flow is unsettled; False if none is now."""
@@ -602,6 +692,35 @@ class Engine:
     def refuse_flow(self, flow_name: str) -> None:
         """A flow can run here; the stand-in on a worker has another answer."""
 
+    def begin(self, flow_run: FlowRun, about: FlowRunAbout) -> None:
+        """A flow run starts."""
+        self.flow_runs.add(flow_run.id)
+        self.broadcast.record(FlowRunBegan(flow_run, about))
+
+    def recall_attempt(self, open_flow: OpenFlow) -> None:
+        """What a flow's attempts have completed so far need not run again in the next."""
+        recorder = self.broadcast.recorder
+        if recorder is not None and self.broadcast.flush(60.0):
+            assert open_flow.flow_run is not None  # it has attempts
+            open_flow.recorded = recorder.recorded(open_flow.flow_run)
+
+    def recorded(self, runs: Sequence[Run], error: Exception | None) -> None:
+        """In strict durability: these were kept, or could not be."""
+        commands = Commands()
+        with self._lock:
+            self._tracker.recorded(runs, error, self.clock.time(), commands)
+            self._emit(commands)
+        self._carry_out(commands)
+
+    def running(self) -> list[Run]:
+        """The runs that run right now."""
+        found: list[Run] = []
+        for key, _ in (place for runner in list(self.runners) for place in runner.running()):
+            run = self._tracker.live.get(key)
+            if run is not None and _shared(run).visible:
+                found.append(run)
+        return found
+
     # -- what workers ask -------------------------------------------------------------------------
 
     def desk(self, tell: Callable[[bytes], None]) -> Desk:
@@ -625,6 +744,15 @@ class Engine:
         with self._lock:
             members = self._tracker.members(open_flow.group)
         return self.cancel(members)
+
+    def cancel_all(self, why: str) -> None:
+        """End the whole run: it is not ours any more."""
+        self.taken_over = why
+        with self._lock:
+            live = list(self._tracker.live.values())
+            for run in live:
+                _shared(run).group.closing = True
+        self.cancel(live)
 
     def cancel_below(self, key: int) -> None:
         """End what the subflow that runs as this task run has started, and let it start no more."""
@@ -665,11 +793,7 @@ class Engine:
         """Counts by task, in the order in which the tasks came up."""
         with self._lock:
             tallies = [(tally.name, list(tally.counts)) for tally in self._tallies.values()]
-        running: Counter[str] = Counter()
-        for key, _ in (place for runner in list(self.runners) for place in runner.running()):
-            run = self._tracker.live.get(key)
-            if run is not None:
-                running[_shared(run).spec.name] += 1
+        running = Counter(_shared(run).spec.name for run in self.running())
         return [
             TaskProgress(
                 name,

@@ -15,6 +15,7 @@ from anabranch.engine.tracker import Group, Tally
 from anabranch.execution.calls import Call, Scope, TaskSpec, make_task_run
 from anabranch.futures import Home, TaskFuture
 from anabranch.outcomes import RETRY_WAIT, SETTLED
+from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.task_runners.base import OpenRunner
 
@@ -32,6 +33,7 @@ class OpenFlow:
         "group",
         "log_prints",
         "parent",
+        "recorded",
         "runner",
         "yielded",
     )
@@ -47,6 +49,7 @@ class OpenFlow:
         self.runner = runner
         self.parent = parent
         self.log_prints = log_prints
+        self.recorded: Recorded | None = None  # what need not run again
         self.yielded = False  # whether a consumer has had items of its generator
         self.group = Group(None if parent is None else parent.group)
         self.accepted: set[TaskSpec] = set()  # those whose options this runner can do
@@ -77,10 +80,12 @@ class Submission:
         "admission",
         "context",
         "count",
+        "digest",
         "group",
         "home",
         "kwargs",
         "kwargs_each",
+        "recorded",
         "runner",
         "scope",
         "spec",
@@ -109,6 +114,7 @@ class Submission:
         self.scope = scope
         self.group = open_flow.group
         self.admission = open_flow.admission
+        self.recorded = open_flow.recorded if visible else None
         self.runner = runner
         self.kwargs = kwargs
         self.kwargs_each = kwargs_each
@@ -116,6 +122,7 @@ class Submission:
         self.tally = tally
         self.visible = visible
         self.wait_for: tuple[Any, ...] = ()
+        self.digest: bytes | None = None  # of the inputs of a single call, where they are elsewhere
 
     def kwargs_of(self, run: TaskFuture[Any]) -> Mapping[str, Any]:
         if self.kwargs_each is None:

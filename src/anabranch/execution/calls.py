@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
 from anabranch.execution.names import default_name, name_for_call
+from anabranch.hashing import source_digest
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
@@ -42,11 +43,19 @@ class TaskSpec:
     """Whether the engine must hear of each start, and not only of the end."""
     special: bool = field(init=False)
     """Whether a completed run owes more than its result."""
+    _source: list[bytes] = field(init=False, repr=False, default_factory=list[bytes])
 
     def __post_init__(self) -> None:
         announces = self.timeout is not None or "on_running" in self.hooks
         object.__setattr__(self, "announces", announces)
         object.__setattr__(self, "special", bool(self.resources or self.hooks or self.priority))
+
+    @property
+    def source(self) -> bytes:
+        """What stands for the function's source; empty where nothing can."""
+        if not self._source:
+            self._source.append(source_of(getattr(self.task, "fn", self.fn)))
+        return self._source[0]
 
     def name_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
         """The run name that the template gives; None without one. Raises `NameTemplateError`."""
@@ -68,13 +77,21 @@ class TaskSpec:
         return cls(name, key, fn, kind, tags)
 
 
+def source_of(fn: Callable[..., Any]) -> bytes:
+    """What stands for a function's source; empty where nothing can."""
+    try:
+        return source_digest(fn, bytecode=True)
+    except Exception:  # what it closes over has code of its own
+        return b""
+
+
 @dataclass(slots=True, eq=False)
 class Scope:
     """Where the calls of one submission belong, and how they are named.
 
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
-    call's key into its id and number.
+    call's key into its id and number. `keep` makes what is left of a result for a later process.
     """
 
     engine: Any
@@ -87,6 +104,7 @@ class Scope:
     first_key: int
     first_index: int
     map_id: str | None = None
+    keep: Callable[[Any], Any] | None = None
 
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)
@@ -103,6 +121,7 @@ class Scope:
             self.first_key,
             self.first_index,
             self.map_id,
+            self.keep,
         )
 
 

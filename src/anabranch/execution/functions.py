@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
 import uuid
 from collections.abc import Callable
@@ -45,6 +46,34 @@ def function_key(fn: Callable[..., Any]) -> str:
         path = getattr(sys.modules.get("__main__"), "__file__", None)
         module = PurePath(path).stem if path else "__main__"
     return f"{module}:{getattr(fn, '__qualname__', type(fn).__qualname__)}"
+
+
+def function_entrypoint(fn: Callable[..., Any]) -> str | None:
+    """Where another process finds a function: `module:name`, or `/path/file.py:name` for what only
+    a script has; None where it has no name that leads to it."""
+    module = getattr(fn, "__module__", None)
+    qualname: str = getattr(fn, "__qualname__", "<")
+    if module is None or "<" in qualname:
+        return None
+    loaded = sys.modules.get(module)
+    path = getattr(loaded, "__file__", None)
+    spec = getattr(loaded, "__spec__", None)
+    if module != "__main__" and spec is not None and not _is_loaded_by_path(module, path):
+        return f"{module}:{qualname}"
+    if spec is not None:  # run with `python -m`
+        return f"{spec.name}:{qualname}"
+    return None if path is None else f"{os.path.abspath(path)}:{qualname}"
+
+
+def _is_loaded_by_path(module: str, path: str | None) -> bool:
+    """Whether a module was loaded from a file that its name does not lead to from elsewhere."""
+    if path is None or "." in module:
+        return False
+    folder = os.path.dirname(os.path.abspath(path))
+    installed = any(
+        os.path.abspath(each) == folder and "site-packages" in each for each in sys.path if each
+    )
+    return not installed and PurePath(path).stem == module
 
 
 def find_by_name(module: str, qualname: str) -> Any:

@@ -15,6 +15,7 @@ from anabranch.outcomes import FAILED, Outcome
 PLAIN: Final = 0  # forms of an outcome's value: one that every pickle can hold
 PICKLED: Final = 1
 EXCEPTION: Final = 2
+KEPT: Final = 3
 
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes})
 FIRST_FRAMES = 40
@@ -29,16 +30,19 @@ Packed = tuple[Any, ...]
 def packed(outcome: Outcome, name: str) -> Packed:
     """The outcome for another process; one whose value cannot go there has failed."""
     key, attempt, phase, value, *rest = outcome[:9]  # the traceback goes with its exception
+    kept = outcome.kept
     form = PLAIN
     if isinstance(value, BaseException):
         form, value = EXCEPTION, portable_exception(value)
     elif type(value) not in _PLAIN_TYPES:
+        if kept is not None and kept.form == "pickle":  # it need not be pickled twice
+            return (key, attempt, phase, KEPT, kept, *rest)
         try:
             form, value = PICKLED, dumps(value, f"The result of {name}", ("result",))
         except UnpicklableError as error:
             form, phase, value = EXCEPTION, FAILED, portable_exception(error)
-            rest = [*rest[:2], None, None, False]
-    return (key, attempt, phase, form, value, *rest)
+            rest, kept = [*rest[:2], None, None, False], None
+    return (key, attempt, phase, form, value, *rest, *((None, kept) if kept else ()))
 
 
 def unpacked(sent: Packed, name: str, futures: Futures) -> Outcome:
@@ -47,6 +51,9 @@ def unpacked(sent: Packed, name: str, futures: Futures) -> Outcome:
     try:
         if form == PICKLED:
             value = loads(value, futures)
+        elif form == KEPT:
+            rest += [None, value]
+            value = loads(value.data, futures)
         elif form == EXCEPTION:
             value = received_exception(value)
     except Exception as error:  # its own code raised, or its class is not known here

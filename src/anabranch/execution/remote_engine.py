@@ -47,6 +47,7 @@ from anabranch.execution.requests import (
 )
 from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
+from anabranch.identities import inputs_digest
 from anabranch.outcomes import SETTLED, Outcome
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.waiting import Waiter
@@ -236,6 +237,7 @@ class RemoteEngine:
             blockers[future] = allowed and blockers.get(future, True)
         self._refuse_foreign(blockers, spec.name)
         name = None if spec.run_name is not None else spec.name
+        keep = context.keep if visible else None
 
         def take(answer: Submitted) -> None:
             prefix, key, index, _, attempt = answer
@@ -253,6 +255,7 @@ class RemoteEngine:
                 spec.name,
                 list(blockers.items()),
                 context.tags,
+                None if keep is None else inputs_digest(carried.args, carried.kwargs),
             ),
             f"The call of {spec.name}",
             take,
@@ -289,8 +292,7 @@ class RemoteEngine:
         if carried is None:
             return
         carried.outcome = outcome
-        failed = isinstance(outcome.value, BaseException)
-        sent = packed(outcome if failed else outcome._replace(value=None), carried.spec.name)
+        sent = packed(_without_value(outcome, carried.scope), carried.spec.name)
         links = None if carried.future is None else carried.future._links
         name = None if links is None else links.name
         words = Ended(sent, name, final)
@@ -491,6 +493,16 @@ class OwnThread:
         return False
 
 
+def _without_value(outcome: Outcome, scope: Scope | None) -> Outcome:
+    """What the flow is told of a call whose value stays here: how that is kept."""
+    if isinstance(outcome.value, BaseException):
+        return outcome
+    kept = outcome.kept
+    if kept is None and scope is not None and scope.keep is not None:
+        kept = scope.keep(outcome.value)
+    return outcome._replace(value=None, kept=kept)
+
+
 def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Submitted) -> Scope:
     return Scope(
         engine,
@@ -502,4 +514,5 @@ def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Su
         answer.prefix,
         answer.first_key,
         answer.first_index,
+        keep=context.keep,
     )

@@ -43,13 +43,15 @@ class Submit(NamedTuple):
 class Carry(NamedTuple):
     """One task run that the worker carries itself; its arguments stay there.
 
-    `task` is None for a run of the engine's own, which has a name only.
+    `task` is None for a run of the engine's own, which has a name only; `digest` is that of the
+    arguments, where runs are recorded.
     """
 
     task: bytes | None
     name: str
     blockers: Sequence[tuple[TaskFuture[Any], bool]]
     tags: frozenset[str]
+    digest: bytes | None
 
 
 class Began(NamedTuple):

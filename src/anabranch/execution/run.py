@@ -45,8 +45,8 @@ def _run(call: Call, drive: Drive | None) -> Outcome:
         value = spec.fn(*call.args, **call.kwargs)
         if spec.kind != SYNC:
             value = _to_end(spec.kind, value, drive)
-        if type(value) in _SPECIAL:
-            return _special(call, value, started, clock)
+        if type(value) not in _PLAIN:
+            return _other(call, value, started, clock)
     except BaseException as error:
         return failure(call, error, started, perf_counter() - clock)
     return Outcome(call.key, call.attempt, COMPLETED, value, started, perf_counter() - clock)
@@ -61,10 +61,10 @@ async def run_call_async(call: Call) -> Outcome:
     try:
         value: Any = spec.fn(*call.args, **call.kwargs)
         value = await (collected(value) if spec.kind == ASYNC_GENERATOR else value)
-        if type(value) in _SPECIAL:
+        if type(value) not in _PLAIN:
             if type(value) in (TaskFuture, FutureList):
                 value = await value
-            return _special(call, value, started, clock)
+            return _other(call, value, started, clock)
     except BaseException as error:
         return failure(call, error, started, perf_counter() - clock)
     return Outcome(call.key, call.attempt, COMPLETED, value, started, perf_counter() - clock)
@@ -106,22 +106,39 @@ def drive_alone(coroutine: Coroutine[Any, Any, Any]) -> Any:
     raise value
 
 
-def _special(call: Call, value: Any, started: float, clock: float) -> Outcome:
-    """A task that returned a state ends in it; one that returned futures, with their results."""
+def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
+    """A task that returned a state ends in it; one that returned futures, with their results.
+
+    What can change is kept here and now, as the task has left it.
+    """
     if type(value) in (TaskFuture, FutureList):
         value = value.result()
     seconds = perf_counter() - clock
     if not isinstance(value, State):
-        return Outcome(call.key, call.attempt, COMPLETED, value, started, seconds)
+        kept = None if call.scope.keep is None else call.scope.keep(value)
+        return Outcome(
+            call.key, call.attempt, COMPLETED, value, started, seconds, None, None, False, None, kept
+        )
     state: State[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a state of any result
     phase = _STATE_PHASES.get(state.type, FAILED)
+    kept = None
+    if phase == COMPLETED and call.scope.keep is not None:
+        kept = call.scope.keep(state.data)
     return Outcome(
-        call.key, call.attempt, phase, state.data, started, seconds, state.message, state.name
+        call.key,
+        call.attempt,
+        phase,
+        state.data,
+        started,
+        seconds,
+        state.message,
+        state.name,
+        kept=kept,
     )
 
 
 _CANCELS = (CancelledRun, Interrupted, Terminated)
-_SPECIAL = frozenset({State, TaskFuture, FutureList})
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 def failure(call: Call, error: BaseException, started: float, seconds: float) -> Outcome:

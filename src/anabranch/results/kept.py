@@ -5,33 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from platform import python_version
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 from anabranch.errors import ResultNotKeptError, UnreadableResultError, UnserializableResult
 from anabranch.execution.pickling import loads
 from anabranch.execution.pickling_at_rest import PastLimit, dumps_at_rest, known_size
+from anabranch.outcomes import JSON, NOT_KEPT, PICKLE, STORED, Kept
 from anabranch.results.previews import preview, size_text
 from anabranch.results.result_store import ResultStore
-
-JSON: Final = "json"
-PICKLE: Final = "pickle"
-STORED: Final = "stored"
-NOT_KEPT: Final = "not kept"
-
-
-class Kept(NamedTuple):
-    """What is left of a value.
-
-    `form` is `"json"` or `"pickle"`, whose `data` is the value itself, yet unsigned; `"stored"`,
-    whose `data` says where; or `"not kept"`, with the `reason`. `size` in bytes, where known.
-    """
-
-    form: str
-    data: bytes | None
-    size: int | None
-    preview: str | None
-    reason: str | None
-
 
 _new: Callable[[type[Kept], tuple[Any, ...]], Kept] = tuple.__new__  # half the time of Kept(...)
 _SMALLEST, _LARGEST = -(2**63), 2**63 - 1

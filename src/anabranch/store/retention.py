@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from anabranch.errors import StillOwnedError
+from anabranch.runs import id_prefix
 from anabranch.store.database import Database
 from anabranch.store.queries import IN_A_STATEMENT, ranges
-from anabranch.store.sessions import UNFINISHED
+from anabranch.store.sessions import UNFINISHED, claim, close_session
 
 ROWS_AT_ONCE: Final = 5_000
 PAGES_AT_ONCE: Final = 1_000
@@ -31,8 +33,9 @@ class Removed:
     kept: tuple[str, ...] = ()
 
 
+_HAS_ENDED = f"id = root AND state_type NOT IN {UNFINISHED} AND state_type <> 'PAUSED'"
 _ENDED = (
-    f"id = root AND state_type NOT IN {UNFINISHED} AND state_type <> 'PAUSED' AND NOT EXISTS "
+    f"{_HAS_ENDED} AND NOT EXISTS "
     "(SELECT 1 FROM session s WHERE s.root = flow_run.id AND s.closed IS NULL)"
 )
 
@@ -68,7 +71,7 @@ def remove_runs(
     roots = removable_runs(database, older_than_seconds=older_than_seconds, ids=ids, now=now)
     removed = Removed()
     for root in roots:
-        if _claim(database, root):
+        if _claim(database, root, now):
             _remove_run(database, root, removed)
     if older_than_seconds is not None:
         _remove_flowless(database, now - older_than_seconds, removed)
@@ -77,14 +80,22 @@ def remove_runs(
     return removed
 
 
-def _claim(database: Database, root: int) -> bool:
-    """Have nobody resume it from now on; False where someone does already."""
+def _claim(database: Database, root: int, at: float) -> bool:
+    """Own it, so that nobody resumes it meanwhile, nor later what is left of it should this end half
+    way; False where another owns it."""
+    try:
+        session = claim(database, f"{id_prefix() >> 48:020x}", root, str(root), at)
+    except StillOwnedError:
+        return False
     with database.transaction() as transaction:
-        changed = transaction.changed(
-            f"UPDATE flow_run SET not_resumable = 'it is being removed' WHERE id = ? AND {_ENDED}",
+        ended = transaction.changed(
+            "UPDATE flow_run SET parameters = NULL, not_resumable = 'it was being removed' "
+            f"WHERE id = ? AND {_HAS_ENDED}",
             (root,),
         )
-    return bool(changed)
+        if not ended:  # it ran on and stopped again, right now
+            close_session(transaction, session, at)
+    return bool(ended)
 
 
 def _remove_run(database: Database, root: int, removed: Removed) -> None:
@@ -99,7 +110,7 @@ def _remove_run(database: Database, root: int, removed: Removed) -> None:
         marks = ",".join("?" * len(some))
         _remove(database, "transition", "id", f"flow_run IN ({marks})", some)
     with database.transaction() as transaction:
-        transaction.changed("DELETE FROM session WHERE root = ? AND closed IS NOT NULL", (root,))
+        transaction.changed("DELETE FROM session WHERE root = ?", (root,))
         removed.flow_runs += transaction.changed("DELETE FROM flow_run WHERE root = ?", (root,))
 
 

@@ -75,6 +75,7 @@ FLOW_RUN: Final = Insert(
         "name",
         "flow_name",
         "flow_key",
+        "flow_source",
         "entrypoint",
         "runner",
         "tags",

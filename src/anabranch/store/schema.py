@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -39,6 +40,13 @@ session = Table(
     Column("opened", Float, nullable=False),
     Column("closed", Float),  # when it ended, or lost what it owned
     Index("session_root", "root"),
+    Index(  # a run has one owner
+        "session_owner",
+        "root",
+        unique=True,
+        sqlite_where=text("closed IS NULL"),
+        postgresql_where=text("closed IS NULL"),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -53,6 +61,7 @@ flow_run = Table(
     Column("name", Text, nullable=False),
     Column("flow_name", Text, nullable=False),
     Column("flow_key", Text, nullable=False),
+    Column("flow_source", LargeBinary),
     Column("entrypoint", Text),
     Column("runner", Text),
     Column("tags", Text, nullable=False),  # JSON

@@ -54,6 +54,7 @@ CREATE TABLE flow_run (
     name TEXT NOT NULL,
     flow_name TEXT NOT NULL,
     flow_key TEXT NOT NULL,
+    flow_source BLOB,
     entrypoint TEXT,
     runner TEXT,
     tags TEXT NOT NULL,
@@ -120,6 +121,8 @@ CREATE TABLE session (
     closed FLOAT,
     UNIQUE (prefix)
 );
+
+CREATE UNIQUE INDEX session_owner ON session (root) WHERE closed IS NULL;
 
 CREATE INDEX session_root ON session (root);
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from anabranch.errors import StaleOwnerError
+from anabranch.errors import ConflictError, StaleOwnerError, StillOwnedError
 from anabranch.store.database import Database, Transaction
 
 BEAT_SECONDS = 2.0
@@ -90,6 +90,33 @@ def open_session(database: Database, prefix: str, at: float) -> int:
     return rows[0][0]
 
 
+def claim(database: Database, prefix: str, root: int, run_id: str, at: float) -> int:
+    """Enter a new session that owns this flow run from now on; raises `StillOwnedError` where
+    another has it."""
+    process = this_process()
+    try:
+        with database.transaction() as transaction:
+            rows = transaction.execute(
+                "INSERT INTO session (prefix, root, host, boot, pid, process_start, beat, opened) "
+                "SELECT ?, ?, ?, ?, ?, ?, 0, ? WHERE NOT EXISTS "
+                "(SELECT 1 FROM session WHERE root = ? AND closed IS NULL) RETURNING id",
+                (prefix, root, *process, at, root),
+            )
+    except ConflictError:  # another was quicker by a moment
+        rows = []
+    if not rows:
+        owner = [each for each in sessions_of(database, root) if each.closed is None]
+        pid, host = (owner[0].pid, owner[0].host) if owner else (0, "another host")
+        raise StillOwnedError(run_id, pid, host)
+    return rows[0][0]
+
+
+def sessions_of(database: Database, root: int) -> list[SessionRow]:
+    """All that have owned a flow run, in order."""
+    rows = database.read(f"SELECT {COLUMNS} FROM session WHERE root = ? ORDER BY id", (root,))
+    return [SessionRow(*row) for row in rows]
+
+
 def beat(transaction: Transaction, session: int) -> None:
     """Count up; raises `StaleOwnerError` where the session was closed by another."""
     if not transaction.changed(
@@ -133,6 +160,11 @@ class Watch:
         self._lapse = lapse
         self._clock = clock
         self._seen: dict[int, tuple[int, float]] = {}
+        self._alive: set[int] = set()
+
+    def is_seen_alive(self, session: SessionRow) -> bool:
+        """Whether it has given a sign of life since the watch began."""
+        return is_gone(session) is False or session.id in self._alive
 
     def has_lapsed(self, session: SessionRow) -> bool:
         """Whether it is gone, as far as was seen by now."""
@@ -142,6 +174,8 @@ class Watch:
         now = self._clock()
         beat, since = self._seen.get(session.id, (-1, now))
         if beat != session.beat:
+            if session.id in self._seen:
+                self._alive.add(session.id)
             self._seen[session.id] = session.beat, now
             return False
         return now - since >= self._lapse

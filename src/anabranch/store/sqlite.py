@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from anabranch.errors import (
+    ConflictError,
     CorruptStoreError,
     FullStoreError,
     LockedStoreError,
@@ -153,6 +154,7 @@ def store_error(error: sqlite3.Error, url: str) -> StoreError:
         "SQLITE_PERM": ReadOnlyStoreError,
         "SQLITE_CORRUPT": CorruptStoreError,
         "SQLITE_NOTADB": CorruptStoreError,
+        "SQLITE_CONSTRAINT": ConflictError,
     }
     for start, kind in kinds.items():
         if name.startswith(start):

@@ -23,11 +23,14 @@ from anabranch.events import (
     TaskRunsSubmitted,
 )
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Outcome
-from anabranch.results.kept import Kept, keep_inline
+from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
+from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
+from anabranch.recorded import Recorded
+from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
+from anabranch.store.recalling import recorded_calls
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
 
 logger = logging.getLogger("anabranch.store")
@@ -59,7 +62,13 @@ class StoreWriter:
     beat_seconds = BEAT_SECONDS / 2
 
     def __init__(
-        self, database: Database, prefix: int, secret: bytes, strict: bool, inline_limit: int
+        self,
+        database: Database,
+        prefix: int,
+        secret: bytes,
+        strict: bool,
+        inline_limit: int,
+        session: int | None = None,
     ) -> None:
         self.database = database
         self.strict = strict
@@ -69,7 +78,7 @@ class StoreWriter:
         self._prefix = f"{prefix >> 48:020x}"
         self._secret = secret
         self._limit = inline_limit
-        self._session: int | None = None
+        self._session = session
         self._root: int | None = None
         self._tasks: dict[tuple[str, str, bytes], int] = {}
         self._flow_rows: dict[str, int] = {}
@@ -102,6 +111,12 @@ class StoreWriter:
             self._write(0.0)
         except Exception as error:
             self._give_up(error)
+
+    def recorded(self, flow_run: FlowRun) -> Recorded:
+        row = self._flow_rows.get(flow_run.id)
+        if row is None or self._broken is not None:
+            return Recorded(())
+        return recorded_calls(self.database, self._secret, row)
 
     def close(self) -> None:
         """Write what is left, with some patience, and end the session."""
@@ -328,7 +343,8 @@ class StoreWriter:
         self._flow_rows[run.id] = row
         if self._root is None:
             self._root = row
-            self._batch.roots.append(row)
+            if about.row is None:
+                self._batch.roots.append(row)
         parent = run.parent_flow_run_id
         started = time.time() if run.start_time is None else run.start_time.timestamp()
         parameters = about.parameters
@@ -336,8 +352,8 @@ class StoreWriter:
             parameters = sign(self._secret, run.id, parameters)
         self._batch.flow_runs.append(
             (row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
-             run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.entrypoint,
-             about.runner, json.dumps(sorted(run.tags)), about.inputs, parameters,
+             run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.flow_source,
+             about.entrypoint, about.runner, json.dumps(sorted(run.tags)), about.inputs, parameters,
              clean(about.preview), about.not_resumable, *PHASE_STATES[RUNNING], started, started,
              run.run_count)
         )  # fmt: skip  # as it stands in the table

@@ -49,17 +49,25 @@ class LogSubscriber:
             raised = isinstance(error, BaseException)
             reason = f"{type(error).__name__}: {error}" if raised else outcome.message or ""
         name = event.run.name
+        run = event.run.task_run
+        about = {
+            "run_label": name,
+            "flow_run_id": run.flow_run_id,
+            "task_run_id": run.id,
+            "task_run_name": name,
+        }
         if event.phase == RETRY_WAIT and outcome is not None and outcome.lost:
-            logger.warning("%s | %s; it runs again", name, reason)
+            logger.warning("%s | %s; it runs again", name, reason, extra=about)
         elif event.phase == RETRY_WAIT:
-            logger.warning("%s | attempt failed, will be tried again: %s", name, reason)
+            logger.warning("%s | attempt failed, will be tried again: %s", name, reason, extra=about)
         elif event.phase in FAILURES:
             stack: Any = None
             if outcome is not None and isinstance(outcome.value, Exception):
                 stack = type(outcome.value), outcome.value, outcome.traceback
-            logger.error("%s | %s: %s", name, PHASE_STATES[event.phase][1], reason, exc_info=stack)
+            state = PHASE_STATES[event.phase][1]
+            logger.error("%s | %s: %s", name, state, reason, exc_info=stack, extra=about)
         else:
-            logger.debug("%s | %s", name, PHASE_STATES[event.phase][1])
+            logger.debug("%s | %s", name, PHASE_STATES[event.phase][1], extra=about)
 
     def _flow_run(self, event: FlowRunChanged) -> None:
         state = event.state
@@ -69,4 +77,6 @@ class LogSubscriber:
         elif state.is_cancelled():
             level = logging.WARNING
         text = f"{state.name}: {state.message}" if state.message else state.name
-        logger.log(level, "%s | flow %r: %s", event.run.name, event.run.flow_name, text)
+        name = event.run.name
+        about = {"run_label": name, "flow_run_id": event.run.id, "flow_run_name": name}
+        logger.log(level, "%s | flow %r: %s", name, event.run.flow_name, text, extra=about)

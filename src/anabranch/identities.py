@@ -1,0 +1,116 @@
+"""What makes two calls of a task the same call: for a resume, which knows them again by it.
+
+A call counts by its inputs. An input that came from a task counts by that task's own call, so that
+results need not be compared. Inputs that cannot be told apart fall back to the order of the calls.
+"""
+
+# pyright: reportPrivateUsage=false
+# The digests stand in the run record, whose slots are private to users.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Final
+
+from anabranch.annotations import Annotation
+from anabranch.futures import FutureList, TaskFuture
+from anabranch.hashing import digest
+
+BY_ORDER: Final = b"?"
+"""Stands for inputs that nothing can tell apart but the order of the calls."""
+
+_SCALARS = frozenset({int, str, float, bool, type(None)})
+_LONGEST = 64
+"""Characters of inputs that stand for themselves, which is quicker than their digest."""
+_NO_KWARGS: Final = b""
+
+
+def inputs_digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """What stands for a call's inputs."""
+    if not kwargs:
+        for value in args:
+            if type(value) not in _SCALARS:
+                break
+        else:
+            text = repr(args)
+            if len(text) <= _LONGEST:
+                return b"=" + text.encode("utf-8", "surrogatepass")
+    return _combined(args, _digest_of(kwargs) if kwargs else _NO_KWARGS, {})
+
+
+def inputs_digests(
+    inputs: Sequence[tuple[Any, ...]],
+    kwargs: Mapping[str, Any],
+    kwargs_each: Sequence[Mapping[str, Any]] | None,
+) -> list[bytes]:
+    """The same for the calls of a map; what all of them share is read once."""
+    if kwargs_each is not None:
+        return [
+            inputs_digest(args, each) for args, each in zip(inputs, kwargs_each, strict=True)
+        ]
+    if not kwargs:
+        found = _of_scalars(inputs)
+        if found is not None:
+            return found
+    shared = _digest_of(kwargs) if kwargs else _NO_KWARGS
+    known: dict[int, bytes] = {}
+    for first, last in zip(inputs[0], inputs[-1], strict=False):
+        if first is last and type(first) not in _SCALARS:
+            known[id(first)] = _digest_of(first)
+    return [
+        inputs_digest(args, kwargs) if not kwargs and not known else _combined(args, shared, known)
+        for args in inputs
+    ]
+
+
+def _of_scalars(inputs: Sequence[tuple[Any, ...]]) -> list[bytes] | None:
+    """Where each of them is one number, the usual case; else None."""
+    for args in inputs:
+        if len(args) != 1 or type(args[0]) is not int or not -(1 << 63) < args[0] < 1 << 63:
+            return None
+    return [b"=(%d,)" % args for args in inputs]
+
+
+def _combined(args: tuple[Any, ...], kwargs: bytes, known: Mapping[int, bytes]) -> bytes:
+    if kwargs == BY_ORDER:
+        return BY_ORDER
+
+    def special(value: Any) -> bytes | None:
+        return known.get(id(value)) or _special(value)
+
+    try:
+        return b"#" + blake2b(digest(args, special) + kwargs, digest_size=16).digest()
+    except Exception:  # whatever the inputs' own code does
+        return BY_ORDER
+
+
+def _digest_of(value: Any) -> bytes:
+    try:
+        return digest(value, _special)
+    except Exception:  # as above
+        return BY_ORDER
+
+
+def call_digest(run: TaskFuture[Any]) -> bytes:
+    """What stands for a task's call where its result is an input of another."""
+    shared: Any = run._shared
+    if run._digest is None or getattr(shared, "spec", None) is None:
+        raise ValueError("Nothing is known of the call.")  # those of another process
+    spec = shared.spec
+    parts = (spec.key.encode(), spec.source, run._digest)
+    joined = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return blake2b(joined, digest_size=16).digest()
+
+
+def _special(value: Any) -> bytes | None:
+    if isinstance(value, TaskFuture):
+        return b"call" + call_digest(value)  # pyright: ignore[reportUnknownArgumentType]  # of any result
+    if isinstance(value, FutureList):
+        if value.is_known():
+            return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
+        return b"later" + call_digest(value._source)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportArgumentType]  # there, since it is not known
+    if isinstance(value, Annotation):
+        name = type(value).__name__.encode()  # pyright: ignore[reportUnknownArgumentType]  # of any value
+        return name + digest(value.unwrap(), _special)  # pyright: ignore[reportUnknownMemberType]  # as above
+    return None
