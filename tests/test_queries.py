@@ -232,6 +232,7 @@ def test_task_runs_come_a_page_at_a_time_over_sessions(database: Database) -> No
     stored = StoredRun(database, AT)
     for number in range(5):
         stored.run("parse", number)
+    stored.close(AT + 9)
     stored.open(AT + 10)
     for number in range(5, 10):
         stored.run("parse", number, FAILED if number == 7 else COMPLETED)
