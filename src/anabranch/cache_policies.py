@@ -226,7 +226,7 @@ class CacheKeyFnPolicy(CachePolicy):
         flow_parameters: Mapping[str, Any],
     ) -> Parts:
         key: object = self.cache_key_fn(context, inputs)
-        if key is not None and not isinstance(key, str):
+        if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
             raise OptionError("cache_key_fn", "its result", key, "a str or None")
         return {_KEY_FN: key}
 

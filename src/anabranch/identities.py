@@ -46,9 +46,7 @@ def inputs_digests(
 ) -> list[bytes]:
     """The same for the calls of a map; what all of them share is read once."""
     if kwargs_each is not None:
-        return [
-            inputs_digest(args, each) for args, each in zip(inputs, kwargs_each, strict=True)
-        ]
+        return [inputs_digest(args, each) for args, each in zip(inputs, kwargs_each, strict=True)]
     if not kwargs:
         found = _of_scalars(inputs)
         if found is not None:

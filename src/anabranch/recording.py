@@ -47,7 +47,9 @@ def recording_engine(
             writer.settle = partial(_settle, engine)
             writer.fence = partial(_fence, engine)
             writer.running = engine.running
-            lifetimes.enter_context(logs_stored(engine.flow_runs.__contains__, engine.broadcast.record))
+            lifetimes.enter_context(
+                logs_stored(engine.flow_runs.__contains__, engine.broadcast.record)
+            )
         try:
             yield engine
         finally:

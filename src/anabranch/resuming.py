@@ -76,9 +76,7 @@ class _FlowRow(NamedTuple):
     started: float | None
 
 
-def resume_run(
-    flow: Flow[..., Any], run_id: str, parameters: Mapping[str, Any]
-) -> Resumed:
+def resume_run(flow: Flow[..., Any], run_id: str, parameters: Mapping[str, Any]) -> Resumed:
     """Take over a run of this flow; see `Flow.resume` for what it raises."""
     settings = load_settings()
     strict = settings.durability == "strict"
@@ -95,9 +93,7 @@ def resume_run(
     except BaseException:
         database.close()
         raise
-    writer = StoreWriter(
-        database, prefix, secret, strict, settings.result_inline_limit, session
-    )
+    writer = StoreWriter(database, prefix, secret, strict, settings.result_inline_limit, session)
     call = RecordedCall(
         row.id,
         row.run_id,

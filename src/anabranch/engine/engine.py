@@ -291,9 +291,7 @@ class Engine:
             start = chunk[0]._key - submission.scope.first_key
             each = each[start : start + len(chunk)]
         inputs = [run._inputs for run in chunk]
-        for run, digest in zip(
-            chunk, inputs_digests(inputs, submission.kwargs, each), strict=True
-        ):
+        for run, digest in zip(chunk, inputs_digests(inputs, submission.kwargs, each), strict=True):
             run._digest = digest
 
     def _recall(

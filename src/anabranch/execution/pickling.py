@@ -133,6 +133,8 @@ def _first_bad(
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """What a value is made of, with how Python code would reach it."""
+    if isinstance(value, TaskFuture):  # goes, or is refused, as a whole
+        return
     yield from _items(value)
     for name, item in getattr(value, "__dict__", {}).items():
         yield f".{name}", item

@@ -49,9 +49,9 @@ def dumps_at_rest(value: Any, what: str, limit: int = sys.maxsize) -> bytes:
 
 def _dumps(value: Any, limit: int) -> bytes:
     if not cloudpickle.list_registry_pickle_by_value():
-        file = _Bounded(limit)
+        file = _file(limit)
         try:
-            _Plain(file, PROTOCOL).dump(value)
+            _plain_pickler(file).dump(value)
         except (PastLimit, RecursionError):
             raise
         except Exception:  # a lambda, a local class: the other way can write those
@@ -63,7 +63,7 @@ def _dumps(value: Any, limit: int) -> bytes:
 
 
 def _by_value(value: Any, limit: int) -> bytes:
-    file = _Bounded(limit)
+    file = _file(limit)
     _ByValue(file, limit).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
     return file.getvalue()
 
@@ -78,9 +78,7 @@ def _is_writable(part: Any, limit: int) -> None:
 class _Bounded(io.BytesIO):
     """A file that takes so many bytes, and raises `PastLimit` instead of taking more."""
 
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self.limit = limit
+    limit: int
 
     def write(self, data: Any, /) -> int:
         if self.tell() + len(data) > self.limit:
@@ -88,14 +86,24 @@ class _Bounded(io.BytesIO):
         return super().write(data)
 
 
+def _file(limit: int) -> _Bounded:
+    file = _Bounded()
+    file.limit = limit  # an __init__ of its own would take twice the time, for each result
+    return file
+
+
 class _Plain(pickle.Pickler):
-    def __init__(self, file: _Bounded, protocol: int) -> None:
-        super().__init__(file, protocol)
-        self._limit = file.limit
+    limit: int
 
     def reducer_override(self, obj: Any, /) -> Any:
-        _look_at(obj, self._limit)
+        _look_at(obj, self.limit)
         return NotImplemented
+
+
+def _plain_pickler(file: _Bounded) -> _Plain:
+    pickler = _Plain(file, PROTOCOL)
+    pickler.limit = file.limit  # as above
+    return pickler
 
 
 class _ByValue(ByValuePickler):
@@ -117,32 +125,41 @@ def _look_at(thing: Any, limit: int) -> None:
         raise PastLimit(size)
 
 
-def known_size(value: Any) -> int | None:
+def known_size(value: object) -> int | None:
     """About how many bytes an array, a frame, bytes or text take; None for anything else.
 
     Asks only libraries that are known to answer at once.
     """
-    kind: Any = type(value)
-    if kind is bytes or kind is str or kind is bytearray:
+    if type(value) is bytes or type(value) is str or type(value) is bytearray:
         return len(value)
-    for cls in kind.__mro__:
-        ask = _SIZES.get(str(cls.__module__).partition(".")[0])
+    if type(value).__module__ == "builtins":
+        return None
+    for cls in type(value).__mro__:
+        ask = _SIZES.get(cls.__module__.partition(".")[0])
         if ask is not None:
             try:
-                return int(ask(value))
+                return ask(value)
             except Exception:  # of a kind that has no such number
                 return None
     return None
 
 
-def _pandas_size(value: Any) -> int:
+def _number_of_bytes(value: Any) -> int | None:
+    return getattr(value, "nbytes", None)
+
+
+def _pandas_size(value: Any) -> int | None:
     used = value.memory_usage(index=False, deep=False)
     return int(used.sum()) if hasattr(used, "sum") else int(used)
 
 
-_SIZES: dict[str, Callable[[Any], Any]] = {
-    "numpy": lambda value: value.nbytes,
+def _polars_size(value: Any) -> int | None:
+    return value.estimated_size()
+
+
+_SIZES: dict[str, Callable[[Any], int | None]] = {
+    "numpy": _number_of_bytes,
     "pandas": _pandas_size,
-    "polars": lambda value: value.estimated_size(),
-    "pyarrow": lambda value: value.nbytes,
+    "polars": _polars_size,
+    "pyarrow": _number_of_bytes,
 }

@@ -117,7 +117,17 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
     if not isinstance(value, State):
         kept = None if call.scope.keep is None else call.scope.keep(value)
         return Outcome(
-            call.key, call.attempt, COMPLETED, value, started, seconds, None, None, False, None, kept
+            call.key,
+            call.attempt,
+            COMPLETED,
+            value,
+            started,
+            seconds,
+            None,
+            None,
+            False,
+            None,
+            kept,
         )
     state: State[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a state of any result
     phase = _STATE_PHASES.get(state.type, FAILED)

@@ -15,7 +15,6 @@ from typing import Any
 
 from anabranch.hashing import arrays, frames, functions, objects, values
 from anabranch.hashing.encoder import (
-    LARGE,
     SCALARS,
     Encoder,
     Special,
@@ -34,7 +33,7 @@ _EMPTY = blake2b(digest_size=_SIZE)
 
 
 def digest(
-    value: Any,
+    value: object,
     special: Special | None = None,
     *,
     argument: str | None = None,
@@ -49,25 +48,33 @@ def digest(
     Raises `UnhashableInput` where the value, or something in it, has no lasting identity.
     """
     hashed = _EMPTY.copy()
-    scalar = SCALARS.get(type(value))
+    kind = type(value)
+    scalar = SCALARS.get(kind)
     if scalar is not None:
         hashed.update(scalar(value))
         return hashed.digest()
-    if type(value) is tuple and special is None and len(value) < LARGE:
-        try:  # the quick way, where it holds plain scalars alone
-            parts = [SCALARS[type(item)](item) for item in value]
-            hashed.update(header(b"(", len(parts)) + b"".join(parts))
+    if kind is tuple and special is None:
+        encoded = _plain_tuple(value)
+        if encoded is not None:
+            hashed.update(encoded)
             return hashed.digest()
-        except KeyError:
-            pass
     Encoder(writer_for, special, hashed).write_all(
         value, name if argument is None else f"arguments[{argument!r}]", argument
     )
     return hashed.digest()
 
 
+def _plain_tuple(items: Any) -> bytes | None:
+    """The encoding of a tuple, as the encoder would write it, if plain scalars are all it holds."""
+    try:
+        parts = [SCALARS[type(item)](item) for item in items]
+    except KeyError:
+        return None
+    return header(b"(", len(parts)) + b"".join(parts)
+
+
 def hexdigest(
-    value: Any,
+    value: object,
     special: Special | None = None,
     *,
     argument: str | None = None,

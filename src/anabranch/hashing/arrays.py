@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 from anabranch.hashing.encoder import Encoder, Unencodable, Writer, header
 
@@ -25,24 +25,25 @@ def find_writer(kind: type[Any]) -> Writer | None:
 
 
 def _write_scalar(encoder: Encoder, value: Any) -> None:
-    import numpy  # the value is one of its
+    numpy: Any = sys.modules["numpy"]
 
     encoder.named("numpy scalar", _Items(numpy.asarray(value)))
 
 
 def _write_array(encoder: Encoder, value: Any) -> None:
-    import numpy  # as above
+    numpy: Any = sys.modules["numpy"]
 
+    kind = cast("type[Any]", type(value))
     plain = numpy.asarray(value)
-    if type(value) in (numpy.ndarray, numpy.memmap):
+    if kind in (numpy.ndarray, numpy.memmap):
         encoder.named("numpy array", _Items(plain))
     else:  # a subclass of someone's, such as one with units
-        attributes = sorted(vars(value).items())
-        encoder.typed(type(value), [("", _Items(plain)), *attributes])
+        attributes: dict[str, Any] = getattr(value, "__dict__", {})
+        encoder.typed(value, [("", _Items(plain)), *sorted(attributes.items())])
 
 
 def _write_masked(encoder: Encoder, value: Any) -> None:
-    import numpy  # as above
+    numpy: Any = sys.modules["numpy"]
 
     mask = numpy.ma.getmaskarray(value)
     data = numpy.array(numpy.ma.getdata(value))
@@ -93,7 +94,7 @@ def write_content(encoder: Encoder, array: Any) -> None:
 
 
 def _write_bytes(encoder: Encoder, array: Any) -> None:
-    import numpy  # as above
+    numpy: Any = sys.modules["numpy"]
 
     dtype = array.dtype
     little = dtype.newbyteorder("<")
@@ -111,7 +112,7 @@ def _write_bytes(encoder: Encoder, array: Any) -> None:
 
 def _write_floats(encoder: Encoder, flat: Any) -> None:
     """Each NaN counts as the same: their signs differ between machines."""
-    import numpy  # as above
+    numpy: Any = sys.modules["numpy"]
 
     for start in range(0, len(flat), _CHUNK):
         chunk = flat[start : start + _CHUNK]

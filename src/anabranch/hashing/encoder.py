@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import PurePath
 from types import EllipsisType, NotImplementedType
 from typing import Any, Protocol
@@ -46,7 +46,7 @@ class Hash(Protocol):
 class Unencodable(Exception):  # ours alone: on its way up it learns the path
     """Something inside the value has no encoding; `steps` lead to it, innermost first."""
 
-    def __init__(self, value: Any, reason: str) -> None:
+    def __init__(self, value: object, reason: str) -> None:
         self.type_name = type_name(type(value))
         self.reason = reason
         self.steps: list[str] = []
@@ -112,7 +112,7 @@ class Encoder:
         self._writer_for = writer_for
         self._open: dict[int, int] = {} if opened is None else opened  # ids and their levels
 
-    def write_all(self, value: Any, name: str, argument: str | None) -> None:
+    def write_all(self, value: object, name: str, argument: str | None) -> None:
         """Write the value, and all of it to the hash; raises `UnhashableInput`."""
         try:
             self.write(value)
@@ -124,9 +124,9 @@ class Encoder:
             raise UnhashableInput(name, type_name(type(value)), reason, argument) from None
         self._flush()
 
-    def write(self, value: Any) -> None:
+    def write(self, value: object) -> None:
         """Write any value."""
-        kind: type[Any] = type(value)
+        kind = type(value)
         scalar = SCALARS.get(kind)
         if scalar is not None:
             self.out += scalar(value)
@@ -153,7 +153,7 @@ class Encoder:
         if len(self.out) > LARGE:
             self._flush()
 
-    def items(self, tag: bytes, values: Any) -> None:
+    def items(self, tag: bytes, values: Collection[object]) -> None:
         """Write a sequence: its length and its items."""
         out = self.out
         out += header(tag, len(values))
@@ -161,16 +161,18 @@ class Encoder:
         try:
             for value in values:
                 scalar = SCALARS.get(type(value))
-                if scalar is not None:
-                    out += scalar(value)
-                else:
+                if scalar is None:
                     self.write(value)
+                    continue
+                out += scalar(value)
+                if len(out) > LARGE:
+                    self._flush()
         except Unencodable as error:  # the first of this identity is the one that failed
             place = next(i for i, each in enumerate(values) if each is value)
             error.steps.append(f"[{place}]")
             raise
 
-    def pairs(self, given: dict[Any, Any]) -> None:
+    def pairs(self, given: dict[Any, object]) -> None:
         """Write a dict, in the order of its keys' text or else of their encodings."""
         self.out += header(b"{", len(given))
         if set(map(type, given)) <= _ONLY_STR:
@@ -184,7 +186,7 @@ class Encoder:
                 error.steps.append(f"[{key!r:.{_SHOWN}}]")
                 raise
 
-    def _str_pairs(self, given: dict[str, Any]) -> None:
+    def _str_pairs(self, given: dict[str, object]) -> None:
         out = self.out
         key = ""
         try:
@@ -200,14 +202,14 @@ class Encoder:
             error.steps.append(f"[{key!r:.{_SHOWN}}]")
             raise
 
-    def _sorted_keys(self, given: dict[Any, Any]) -> list[tuple[bytes, Any]]:
+    def _sorted_keys(self, given: dict[Any, object]) -> list[tuple[bytes, Any]]:
         found = [(self.apart(key, " (a key)"), key) for key in given]
         found.sort(key=lambda each: each[0])
         if len({each[0] for each in found}) < len(found):  # keys that only their ids keep apart
             found.sort(key=lambda each: (each[0], self.apart(given[each[1]], "")))
         return found
 
-    def unordered(self, values: Iterable[Any]) -> None:
+    def unordered(self, values: Iterable[object]) -> None:
         """Write a set, in the order of its items' encodings."""
         found = sorted([self.apart(value, " (an item)") for value in values])
         self.out += header(b"<", len(found))
@@ -216,7 +218,7 @@ class Encoder:
         if len(self.out) > LARGE:
             self._flush()
 
-    def apart(self, value: Any, step: str) -> bytes:
+    def apart(self, value: object, step: str) -> bytes:
         """The encoding of a part whose place is not known yet."""
         scalar = SCALARS.get(type(value))
         if scalar is not None:
@@ -229,19 +231,19 @@ class Encoder:
             raise
         return bytes(other.out)
 
-    def named(self, name: str, value: Any) -> None:
+    def named(self, name: str, value: object) -> None:
         """Write a kind of ours, made up of one value."""
         data = name.encode()
         self.out += header(b"@", len(data)) + data
         self.write(value)
 
-    def typed(self, kind: type[Any], fields: Iterable[tuple[str, Any]]) -> None:
+    def typed(self, value: object, fields: Iterable[tuple[str, object]]) -> None:
         """Write an object as its type's name and its fields, each with its label."""
-        data = _write_str(type_name(kind))
+        data = _write_str(type_name(type(value)))
         self.out += b"O" + data[1:]
         self.fields(fields)
 
-    def fields(self, given: Iterable[tuple[str, Any]]) -> None:
+    def fields(self, given: Iterable[tuple[str, object]]) -> None:
         """Write values with their labels; an empty label leaves no step in an error's path."""
         listed = list(given)
         self.out += header(b"=", len(listed))
@@ -274,8 +276,10 @@ def type_name(kind: type[Any]) -> str:
 
 
 def module_name(module: str | None) -> str:
-    """A module's name, for `__main__` the script's stem."""
+    """A module's name; for `__main__` the script's stem, and in the standard library without the
+    private modules that come and go between versions."""
     if module not in ("__main__", "__mp_main__"):
-        return module or "unknown"
+        top, _, inner = (module or "unknown").partition("._")
+        return top if inner and top.partition(".")[0] in sys.stdlib_module_names else module or top
     path = getattr(sys.modules.get(module), "__file__", None)
     return PurePath(path).stem if path else "__main__"

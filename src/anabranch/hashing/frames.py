@@ -35,7 +35,7 @@ def find_writer(kind: type[Any]) -> Writer | None:
 
 def _find_pandas(pandas: Any, kind: type[Any]) -> Writer | None:
     extension_array = pandas.api.extensions.ExtensionArray
-    for base, writer in (
+    writers: list[tuple[Any, Writer]] = [
         (pandas.DataFrame, _write_pandas_frame),
         (pandas.Series, _write_pandas_series),
         (pandas.Index, _write_pandas_index),
@@ -47,14 +47,15 @@ def _find_pandas(pandas: Any, kind: type[Any]) -> Writer | None:
         (type(pandas.NaT), lambda encoder, _: encoder.named("pandas", "NaT")),
         (type(pandas.NA), lambda encoder, _: encoder.named("pandas", "NA")),
         (pandas.api.extensions.ExtensionDtype, _write_pandas_dtype),
-    ):
+    ]
+    for base, writer in writers:
         if issubclass(kind, base):
             return writer
     return None
 
 
 def _write_pandas_frame(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), [("columns", value.columns), ("index", value.index)])
+    encoder.typed(value, [("columns", value.columns), ("index", value.index)])
     for place in range(value.shape[1]):
         try:
             encoder.write(value.iloc[:, place].array)
@@ -64,13 +65,11 @@ def _write_pandas_frame(encoder: Encoder, value: Any) -> None:
 
 
 def _write_pandas_series(encoder: Encoder, value: Any) -> None:
-    encoder.typed(
-        type(value), [("name", value.name), ("index", value.index), ("array", value.array)]
-    )
+    encoder.typed(value, [("name", value.name), ("index", value.index), ("array", value.array)])
 
 
 def _write_pandas_index(encoder: Encoder, value: Any) -> None:
-    import pandas  # the value is one of its
+    pandas: Any = sys.modules["pandas"]
 
     names = list(value.names)
     if isinstance(value, pandas.MultiIndex):
@@ -81,7 +80,7 @@ def _write_pandas_index(encoder: Encoder, value: Any) -> None:
 
 
 def _write_pandas_array(encoder: Encoder, value: Any) -> None:
-    import pandas  # as above
+    pandas: Any = sys.modules["pandas"]
 
     dtype = value.dtype
     name = str(dtype)
@@ -105,7 +104,7 @@ def _write_pandas_array(encoder: Encoder, value: Any) -> None:
 
 def _write_pandas_moment(encoder: Encoder, value: Any) -> None:
     zone = str(getattr(value, "tz", None))
-    encoder.typed(type(value), [("text", value.isoformat()), ("unit", value.unit), ("tz", zone)])
+    encoder.typed(value, [("text", value.isoformat()), ("unit", value.unit), ("tz", zone)])
 
 
 def _write_pandas_period(encoder: Encoder, value: Any) -> None:
@@ -132,12 +131,12 @@ def _find_polars(polars: Any, kind: type[Any]) -> Writer | None:
 
 
 def _write_polars_frame(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), [("height", value.height), ("columns", value.columns)])
+    encoder.typed(value, [("height", value.height), ("columns", value.columns)])
     encoder.fields((name, value.get_column(name)) for name in value.columns)
 
 
 def _write_polars_series(encoder: Encoder, value: Any) -> None:
-    import polars  # as above
+    polars: Any = sys.modules["polars"]
 
     dtype = value.dtype
     physical = value.to_physical() if dtype.is_temporal() else value
@@ -155,7 +154,7 @@ def _write_polars_series(encoder: Encoder, value: Any) -> None:
     else:
         content = value.to_list()
     name = "Categorical" if dtype == polars.Categorical else str(dtype)
-    encoder.typed(type(value), [("name", value.name), ("dtype", name), ("content", content)])
+    encoder.typed(value, [("name", value.name), ("dtype", name), ("content", content)])
 
 
 def _write_polars_dtype(encoder: Encoder, value: Any) -> None:
@@ -166,14 +165,15 @@ def _write_polars_dtype(encoder: Encoder, value: Any) -> None:
 
 
 def _find_arrow(arrow: Any, kind: type[Any]) -> Writer | None:
-    for base, writer in (
+    writers: list[tuple[Any, Writer]] = [
         ((arrow.Table, arrow.RecordBatch), _write_arrow_table),
         ((arrow.Array, arrow.ChunkedArray), _write_arrow_array),
         (arrow.Scalar, _write_arrow_scalar),
         (arrow.Schema, _write_arrow_schema),
         (arrow.DataType, lambda encoder, value: encoder.named("arrow type", str(value))),
         (arrow.Field, _write_arrow_field),
-    ):
+    ]
+    for base, writer in writers:
         if issubclass(kind, base):
             return writer
     return None
@@ -181,7 +181,7 @@ def _find_arrow(arrow: Any, kind: type[Any]) -> Writer | None:
 
 def _write_arrow_table(encoder: Encoder, value: Any) -> None:
     """A table and a record batch with the same rows are two; metadata do not count."""
-    import pyarrow  # as above
+    pyarrow: Any = sys.modules["pyarrow"]
 
     name = "arrow table" if isinstance(value, pyarrow.Table) else "arrow batch"
     encoder.named(name, (value.num_rows, value.schema))
@@ -206,7 +206,7 @@ def _write_arrow_scalar(encoder: Encoder, value: Any) -> None:
 
 
 def _write_arrow_array(encoder: Encoder, value: Any) -> None:
-    import pyarrow  # as above
+    pyarrow: Any = sys.modules["pyarrow"]
 
     if isinstance(value, pyarrow.ChunkedArray):
         wide = {"string": pyarrow.large_string(), "binary": pyarrow.large_binary()}
@@ -220,8 +220,8 @@ def _write_arrow_array(encoder: Encoder, value: Any) -> None:
 
 def _arrow_parts(array: Any) -> Any:
     """Which items are null, and the others: numbers as numpy has them, text as lengths and bytes."""
-    import pyarrow  # as above
-    from pyarrow import types
+    pyarrow: Any = sys.modules["pyarrow"]
+    types = pyarrow.types
 
     kind = array.type
     if isinstance(kind, pyarrow.BaseExtensionType):
@@ -249,9 +249,9 @@ def _arrow_parts(array: Any) -> Any:
     return array.to_pylist()
 
 
-def _arrow_text(array: Any) -> tuple[Any, memoryview | bytes]:
+def _arrow_text(array: Any) -> tuple[Any, Any]:
     """The lengths of strings or binaries, and their bytes in a row."""
-    import numpy  # as above; pyarrow's arrays of numbers need it
+    import numpy  # pyarrow's arrays of numbers need it as well
 
     if array.null_count:
         array = array.fill_null(b"" if "binary" in str(array.type) else "")

@@ -6,20 +6,30 @@ What the standard library holds counts by name alone: its sources change with th
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
+import sysconfig
 import types
 import typing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import Encoder, Unencodable, Writer, module_name, type_name
 from anabranch.hashing.sources import Source, source_of_class, source_of_code
 
 _ALIAS = type(typing.List[int]).__mro__[1]  # noqa: UP006  # the base of what `typing` makes
+_MOST_WRAPPERS = 100
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: what a class statement makes, and few types in C
 
 
 class Behaviour(NamedTuple):
     """What a callable does, apart from its name; `bytecode` lets code without source count."""
+
+    fn: Any
+    bytecode: bool
+
+
+class _Whole(NamedTuple):
+    """The same for a function as it stands, with nothing taken off."""
 
     fn: Any
     bytecode: bool
@@ -40,7 +50,19 @@ def find_writer(kind: type[Any]) -> Writer | None:
     """What writes classes, whatever their metaclass, and the aliases of `typing`."""
     if issubclass(kind, type):
         return _write_class
+    if issubclass(kind, type(typing.Optional)):
+        return _write_form
     return _write_alias if issubclass(kind, _ALIAS) else None
+
+
+def importable_name(value: Any) -> str | None:
+    """`module:name` of what stands under its own name in a module; None for anything else."""
+    module = getattr(value, "__module__", None) or type(value).__module__
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    loaded = sys.modules.get(module) if isinstance(module, str) else None
+    if loaded is None or module == "__main__" or not isinstance(name, str):
+        return None
+    return f"{module}:{name}" if getattr(loaded, name, None) is value else None
 
 
 def _is_standard(module: str | None) -> bool:
@@ -53,7 +75,7 @@ def _write_function(encoder: Encoder, fn: types.FunctionType) -> None:
         encoder.named("function", name)
     else:
         encoder.named("function", name)
-        encoder.fields([("", Behaviour(fn, False))])
+        encoder.fields([("", _Whole(fn, False))])
 
 
 def _write_class(encoder: Encoder, cls: type[Any]) -> None:
@@ -67,29 +89,49 @@ def _is_made_in_python(cls: type[Any]) -> bool:
     return bool(cls.__flags__ & _HEAP_TYPE) and not file.endswith((".so", ".pyd"))
 
 
+def _is_installed(module: str) -> bool:
+    """Whether a module comes with a package, so that a name is enough to know its classes."""
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+
+
 def _write_behaviour(encoder: Encoder, given: Behaviour) -> None:
-    fn = _plain(given.fn)
-    if isinstance(fn, functools.partial):
-        partial: Any = fn
-        inner = Behaviour(partial.func, given.bytecode)
-        encoder.fields([("func", inner), ("args", partial.args), ("keywords", partial.keywords)])
+    """A decorated function counts with what is around it, unless that closes over something that
+    has no identity; then what it wraps counts alone."""
+    wrapped = getattr(given.fn, "__wrapped__", None)
+    if isinstance(given.fn, types.FunctionType) and isinstance(wrapped, types.FunctionType):
+        try:
+            encoder.out += encoder.apart(_Whole(given.fn, given.bytecode), "")
+            return
+        except Unencodable:
+            given = Behaviour(wrapped, given.bytecode)
+    _write_whole(encoder, _Whole(_plain(given.fn), given.bytecode))
+
+
+def _write_whole(encoder: Encoder, given: _Whole) -> None:
+    fn, bytecode = given
+    kind = cast("type[Any]", type(fn))
+    if kind is functools.partial:
+        inner = Behaviour(fn.func, bytecode)
+        encoder.fields([("func", inner), ("args", fn.args), ("keywords", fn.keywords)])
     elif isinstance(fn, types.FunctionType):
-        _write_function_behaviour(encoder, fn, given.bytecode)
+        _write_function_behaviour(encoder, fn, bytecode)
     elif isinstance(fn, type):
-        _write_class_behaviour(encoder, fn)
+        _write_class_behaviour(encoder, cast("type[Any]", fn))
     elif isinstance(fn, types.BuiltinFunctionType):
         encoder.write(fn)
     else:
-        _write_class_behaviour(encoder, type(fn))
+        _write_class_behaviour(encoder, kind)
 
 
 def _plain(fn: Any) -> Any:
-    """The function inside what decorators and methods put around it."""
-    while True:
+    """The function inside what methods, tasks and caches put around it."""
+    for _ in range(_MOST_WRAPPERS):  # an object may answer whatever it is asked
         inner = getattr(fn, "__func__", None) or getattr(fn, "__wrapped__", None)
-        if inner is None or isinstance(fn, type):
-            return fn
+        if inner is None or isinstance(fn, (type, types.FunctionType)):
+            break
         fn = inner
+    return fn
 
 
 def _write_function_behaviour(encoder: Encoder, fn: types.FunctionType, bytecode: bool) -> None:
@@ -136,7 +178,7 @@ def _named_functions(fn: types.FunctionType, bytecode: bool) -> dict[str, Any]:
         for name in _names(to_read.pop()):
             if name in found or name not in fn.__globals__:
                 continue
-            named = _plain(fn.__globals__[name])
+            named = inspect.unwrap(_plain(fn.__globals__[name]))
             if isinstance(named, types.FunctionType) and named.__globals__ is fn.__globals__:
                 found[name] = _source(named, bytecode)
                 to_read.append(named)
@@ -153,15 +195,16 @@ def _names_in(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
-def _write_class_behaviour(encoder: Encoder, cls: type[Any]) -> None:
+def _write_class_behaviour(encoder: Encoder, cls: type[object]) -> None:
     """The class's own source, and those of its bases in the same module."""
     found: dict[str, bytes] = {}
     for each in cls.__mro__:
         if each.__module__ == cls.__module__:
             source = source_of_class(each)
-            if source is None:
+            if source is not None:
+                found[each.__qualname__] = source.digest
+            elif not _is_installed(cls.__module__):
                 raise Unencodable(cls, "its source cannot be read")
-            found[each.__qualname__] = source.digest
     encoder.fields([("source", found)])
 
 
@@ -198,7 +241,9 @@ def _write_descriptor(encoder: Encoder, value: Any) -> None:
 
 
 def _write_alias(encoder: Encoder, value: Any) -> None:
-    encoder.named("alias", (typing.get_origin(value), typing.get_args(value)))
+    origin = typing.get_origin(value)
+    union = origin in (typing.Union, types.UnionType)  # Union[int, str] and int | str are equal
+    encoder.named("alias", ("union" if union else origin, typing.get_args(value)))
 
 
 def _write_form(encoder: Encoder, value: Any) -> None:
@@ -211,6 +256,7 @@ def _write_cached(encoder: Encoder, value: Any) -> None:
 
 WRITERS: dict[type[Any], Writer] = {
     Behaviour: _write_behaviour,
+    _Whole: _write_whole,
     _NoSource: _write_bytecode,
     types.FunctionType: _write_function,
     types.MethodType: _write_method,
@@ -222,7 +268,6 @@ WRITERS: dict[type[Any], Writer] = {
     types.GetSetDescriptorType: _write_descriptor,
     types.MemberDescriptorType: _write_descriptor,
     types.GenericAlias: _write_alias,
-    types.UnionType: _write_alias,
-    type(typing.Union): _write_form,
+    type(int | str): _write_alias,
     type(functools.cache(told_name)): _write_cached,
 }

@@ -11,11 +11,12 @@ import copyreg
 import dataclasses
 import enum
 import sys
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 from anabranch.hashing import values
 from anabranch.hashing.encoder import SCALARS, Encoder, Unencodable, Writer
+from anabranch.hashing.functions import importable_name
 
 _KEY = "__anabranch_key__"
 _BUILT_IN = tuple(kind for kind in (*SCALARS, *values.WRITERS) if kind is not type(None))
@@ -40,29 +41,30 @@ def find_writer(kind: type[Any]) -> Writer | None:
         return _write_dataclass
     if hasattr(kind, "__attrs_attrs__"):
         return _write_attrs
+    logging = sys.modules.get("logging")
+    if logging is not None and issubclass(kind, logging.Logger):
+        return _write_logger
     if issubclass(kind, BaseException):
         return _write_exception
-    if hasattr(kind, "__wrapped__") or kind is object:
-        return None
-    return _write_plain if _has_plain_state(kind) else None
+    return None if kind is object else _write_other
 
 
 def _write_keyed(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), [(_KEY + "()", getattr(value, _KEY)())])
+    encoder.typed(value, [(_KEY + "()", getattr(value, _KEY)())])
 
 
 def _write_member(encoder: Encoder, value: enum.Enum) -> None:
     # object() as a value only tells members apart, which their names do.
     content = None if type(value.value) is object else value.value
-    encoder.typed(type(value), [("name", value.name), ("value", content)])
+    encoder.typed(value, [("name", value.name), ("value", content)])
 
 
 def _write_dataclass(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), _read(value, [each.name for each in dataclasses.fields(value)]))
+    encoder.typed(value, _read(value, [each.name for each in dataclasses.fields(value)]))
 
 
 def _write_attrs(encoder: Encoder, value: Any) -> None:
-    encoder.typed(type(value), _read(value, [each.name for each in value.__attrs_attrs__]))
+    encoder.typed(value, _read(value, [each.name for each in value.__attrs_attrs__]))
 
 
 def _read(value: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
@@ -76,29 +78,56 @@ def _read(value: Any, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
 
 def _write_model(encoder: Encoder, value: Any) -> None:
     """A pydantic model by what its own comparison looks at; cached properties are not fields."""
-    fields = sorted(type(value).__pydantic_fields__)
+    fields: list[str] = sorted(value.__pydantic_fields__)
     extra: dict[str, Any] = value.__pydantic_extra__ or {}
     private: dict[str, Any] = value.__pydantic_private__ or {}
-    encoder.typed(
-        type(value), [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())]
-    )
+    encoder.typed(value, [*_read(value, fields), *sorted(extra.items()), *sorted(private.items())])
+
+
+def _write_logger(encoder: Encoder, value: Any) -> None:
+    encoder.typed(value, [("name", value.name)])
 
 
 def _write_exception(encoder: Encoder, value: BaseException) -> None:
-    encoder.typed(type(value), [("args", value.args), *_attributes(vars(value))])
+    fields: list[tuple[str, Any]] = [("args", value.args)]
+    if isinstance(value, OSError):  # its files are not among its arguments
+        fields += [("filename", value.filename), ("filename2", value.filename2)]
+    encoder.typed(value, [*fields, *_attributes(vars(value))])
 
 
 def _subclass_writer(base: type[Any]) -> Writer:
     """Writes what a subclass of a built-in type holds, as that type does, and its attributes."""
 
     def write(encoder: Encoder, value: Any) -> None:
+        attributes = _attributes(_state(value, base))
         names: tuple[str, ...] = getattr(value, "_fields", ())
         if base is tuple and names and len(names) == len(value):
-            encoder.typed(type(value), zip(names, value, strict=True))
-            return
-        encoder.typed(type(value), [("", _Base(base, value)), *_attributes(_state(value, base))])
+            held: list[Any] = list(_EXACT[tuple](value))
+            encoder.typed(value, [*zip(names, held, strict=True), *attributes])
+        else:
+            encoder.typed(value, [("", _Base(base, value)), *attributes])
 
     return write
+
+
+def _items_of(base: Any) -> Callable[[Any], Any]:
+    """Takes what a value holds as a `base`, whatever its own `__iter__` says."""
+    return lambda value: base(base.__iter__(value))
+
+
+def _pairs_of(value: Any) -> Any:
+    plain: Any = dict
+    return plain(plain.items(value))
+
+
+_EXACT: dict[type[Any], Callable[[Any], Any]] = {
+    int: int.__int__,
+    float: float.__float__,
+    complex: complex.__complex__,
+    str: str.__str__,
+    dict: _pairs_of,
+    **{base: _items_of(base) for base in (tuple, list, set, frozenset)},
+}
 
 
 class _Base:
@@ -112,9 +141,9 @@ class _Base:
 
 
 def _write_base(encoder: Encoder, given: _Base) -> None:
-    scalar = SCALARS.get(given.base)
-    if scalar is not None:
-        encoder.out += scalar(given.base.__new__(given.base, given.value))
+    exact = _EXACT.get(given.base)
+    if exact is not None:
+        encoder.write(exact(given.value))
     else:
         values.WRITERS[given.base](encoder, given.value)
 
@@ -152,16 +181,21 @@ def _has_plain_state(kind: type[Any]) -> bool:
     )
 
 
-def _write_plain(encoder: Encoder, value: Any) -> None:
+def _write_other(encoder: Encoder, value: Any) -> None:
+    kind = cast("type[Any]", type(value))
     wrapped = getattr(value, "__wrapped__", None)
     if wrapped is not None and callable(value):  # a decorated function, such as a task
-        encoder.typed(type(value), [("__wrapped__", wrapped)])
-        return
-    try:
-        object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
-    except TypeError:
-        raise Unencodable(value, "it holds more than its attributes") from None
-    encoder.typed(type(value), _attributes(_state(value, object)))
+        encoder.typed(value, [("__wrapped__", wrapped)])
+    elif _has_plain_state(kind):
+        try:
+            object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
+        except TypeError:
+            raise Unencodable(value, "it holds more than its attributes") from None
+        encoder.typed(value, _attributes(_state(value, object)))
+    elif callable(value) and (name := importable_name(value)):  # one of a library's, made in C
+        encoder.typed(value, [("name", name)])
+    else:
+        raise Unencodable(value, "such objects have no lasting identity")
 
 
 WRITERS: dict[type[Any], Writer] = {_Base: _write_base}

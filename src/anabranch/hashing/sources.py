@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import SCALARS, header
 
@@ -28,9 +28,29 @@ class Source(NamedTuple):
     names: frozenset[str]
 
 
-@functools.lru_cache(maxsize=4096)
+class _Same:
+    """A code object as a key: two that are equal may have sources that differ in annotations."""
+
+    __slots__ = ("code",)
+
+    def __init__(self, code: CodeType) -> None:
+        self.code = code
+
+    def __hash__(self) -> int:
+        return id(self.code)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.code is other.code
+
+
 def source_of_code(code: CodeType) -> Source | None:
     """The source of the function that has this code; None where there is none."""
+    return _found_source(_Same(code))
+
+
+@functools.lru_cache(maxsize=4096)
+def _found_source(key: _Same) -> Source | None:
+    code = key.code
     try:
         lines, _ = inspect.findsource(code)
     except (OSError, TypeError):
@@ -103,8 +123,21 @@ def _spans(node: ast.AST, place: tuple[int, int]) -> bool:
 def _source(node: _Definition) -> Source:
     out = bytearray()
     _write_fields(out, node, dropped=("decorator_list",))
-    names = frozenset(each.id for each in ast.walk(node) if isinstance(each, ast.Name))
+    counted = [value for name, value in ast.iter_fields(node) if name != "decorator_list"]
+    names = frozenset(
+        each.id
+        for each in ast.walk(ast.Module(body=_flat(counted), type_ignores=[]))
+        if isinstance(each, ast.Name)
+    )
     return Source(blake2b(out, digest_size=16).digest(), names)
+
+
+def _flat(values: list[Any]) -> list[Any]:
+    """The nodes among the values of a node's fields."""
+    found: list[Any] = []
+    for value in values:
+        found += cast("list[Any]", value) if isinstance(value, list) else [value]
+    return found
 
 
 def _write_fields(out: bytearray, node: ast.AST, dropped: tuple[str, ...] = ()) -> None:
@@ -123,15 +156,21 @@ def _plain_fields(node: ast.AST) -> Iterator[tuple[str, Any]]:
     for name, value in ast.iter_fields(node):
         if name == "body" and isinstance(node, _DOCUMENTED) and ast.get_docstring(node, False):
             yield name, node.body[1:]
+        elif name == "values" and isinstance(node, ast.JoinedStr):  # empty text is there in 3.12
+            yield name, [each for each in node.values if not _is_empty_text(each)]
         elif name not in _LEFT_OUT:
             yield name, value
+
+
+def _is_empty_text(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 def _write(out: bytearray, value: Any) -> None:
     if isinstance(value, ast.AST):
         _write_fields(out, value)
     elif isinstance(value, list):
-        items: list[Any] = value
+        items = cast("list[Any]", value)
         out += header(b"[", len(items))
         for item in items:
             _write(out, item)

@@ -1,17 +1,21 @@
-"""Results that a task or flow asks to be kept, whatever their size: where, how, under which key."""
+"""Results that a task or flow asks to be kept, whatever their size; and any kept one had back."""
 
 from __future__ import annotations
 
+import json
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from anabranch.errors import StorageKeyTemplateError
-from anabranch.results.kept import Kept, stored
+from anabranch.errors import ResultNotKeptError, StorageKeyTemplateError, UnreadableResultError
+from anabranch.execution.pickling import loads
+from anabranch.outcomes import JSON, NOT_KEPT, STORED, Kept
+from anabranch.results.previews import preview
 from anabranch.results.result_store import ResultStore
-from anabranch.results.storage import Storage
+from anabranch.results.storages import Storage
 from anabranch.serializers import Serializer
 
 
@@ -59,4 +63,37 @@ def keep_persistent(
     """
     store = persistence.store(secret)
     record = store.write(key, value, expiration)
-    return stored(store, key, value, record.metadata.size)
+    return _stored(store, key, value, record.metadata.size)
+
+
+def _stored(store: ResultStore, key: str, value: Any, size: int) -> Kept:
+    """What is left of a value that the store has under the key."""
+    where = {
+        "location": store.storage.location(key),
+        "key": key,
+        "serializer": store.serializer.name,
+    }
+    return Kept(STORED, json.dumps(where).encode(), size, preview(value), None)
+
+
+def recover(kept: Kept, store: ResultStore | None = None) -> Any:
+    """The value again; a pickle is loaded as it is, so check its signature first.
+
+    What is stored is read through `store`, or from where it says itself, if that is a folder or a
+    URL. Raises `ResultNotKeptError`, `UnreadableResultError`, and all that `ResultStore.read` does.
+    """
+    if kept.form == NOT_KEPT or kept.data is None:
+        raise ResultNotKeptError(kept.reason or "nothing says why")
+    if kept.form == JSON:
+        return json.loads(kept.data)
+    if kept.form == STORED:
+        where: dict[str, str] = json.loads(kept.data)
+        if store is None:
+            store = ResultStore(where["location"].rpartition("/")[0], where["serializer"])
+        return store.read(where["key"]).value
+    try:
+        return loads(kept.data)
+    except Exception as error:  # of a class that is gone or changed
+        reason = f"{type(error).__name__}: {error}"
+        writer, reader = "code or versions other than these", f"Python {platform.python_version()}"
+        raise UnreadableResultError("The result of a run", reason, writer, reader) from error

@@ -5,14 +5,14 @@ No code of a user's class is called: what is not known here is told by its type 
 
 from __future__ import annotations
 
-import json
-import math
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from itertools import islice
+from json.encoder import encode_basestring
 from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 from uuid import UUID
@@ -38,7 +38,7 @@ def preview(value: Any, limit: int = 200) -> str:
         _tell(value, line, 0)
     except Exception:  # of a library's object in an odd state
         line = _Line(limit)
-        line.add(_type_name(type(value)))
+        line.add(_type_name(_type(value)))
     return line.text()
 
 
@@ -75,7 +75,7 @@ class _Line:
         return text.encode("utf-8", "backslashreplace").decode()  # surrogates without a partner
 
 
-def _tell(value: Any, line: _Line, depth: int) -> None:
+def _tell(value: object, line: _Line, depth: int) -> None:
     teller = _TELLERS.get(type(value))
     if teller is None:
         teller = _teller(value)
@@ -97,30 +97,34 @@ def _tell_integer(value: int, line: _Line, _depth: int) -> None:
 
 def _tell_float(value: float, line: _Line, _depth: int) -> None:
     text = float.__repr__(value)
-    line.add(text if math.isfinite(value) else {"nan": "NaN"}.get(text, text))
-
-
-_quoted = json.JSONEncoder(ensure_ascii=False).encode
+    line.add("NaN" if text == "nan" else text)
 
 
 def _tell_text(value: str, line: _Line, _depth: int) -> None:
-    line.add(_quoted(str.__getitem__(value, slice(0, max(line.left, 0) + 1))))
+    line.add(encode_basestring(str.__getitem__(value, slice(0, max(line.left, 0) + 1))))
 
 
 def _tell_bytes(value: bytes | bytearray, line: _Line, _depth: int) -> None:
     line.add(repr(bytes(memoryview(value)[: max(line.left, 0) + 1])))
 
 
-def _tell_list(value: list[Any], line: _Line, depth: int) -> None:
-    _tell_items("[", list.__iter__(value), "]", line, depth)
+# The ways of the base classes, whatever a subclass makes of them.
+_list: Any = list
+_tuple: Any = tuple
+_deque: Any = deque
+_dict: Any = dict
 
 
-def _tell_tuple(value: tuple[Any, ...], line: _Line, depth: int) -> None:
-    end = ",)" if tuple.__len__(value) == 1 else ")"
-    _tell_items("(", tuple.__iter__(value), end, line, depth)
+def _tell_list(value: Any, line: _Line, depth: int) -> None:
+    _tell_items("[", _list.__iter__(value), "]", line, depth)
 
 
-def _tell_set(value: set[Any] | frozenset[Any], line: _Line, depth: int) -> None:
+def _tell_tuple(value: Any, line: _Line, depth: int) -> None:
+    end = ",)" if _tuple.__len__(value) == 1 else ")"
+    _tell_items("(", _tuple.__iter__(value), end, line, depth)
+
+
+def _tell_set(value: Any, line: _Line, depth: int) -> None:
     base: Any = set if isinstance(value, set) else frozenset
     if base.__len__(value):
         _tell_items("{", base.__iter__(value), "}", line, depth)
@@ -128,8 +132,8 @@ def _tell_set(value: set[Any] | frozenset[Any], line: _Line, depth: int) -> None
         line.add("set()")
 
 
-def _tell_deque(value: deque[Any], line: _Line, depth: int) -> None:
-    _tell_items("deque([", deque.__iter__(value), "])", line, depth)
+def _tell_deque(value: Any, line: _Line, depth: int) -> None:
+    _tell_items("deque([", _deque.__iter__(value), "])", line, depth)
 
 
 def _tell_items(begin: str, items: Iterable[Any], end: str, line: _Line, depth: int) -> None:
@@ -148,8 +152,8 @@ def _tell_items(begin: str, items: Iterable[Any], end: str, line: _Line, depth: 
     line.add(end)
 
 
-def _tell_dict(value: dict[Any, Any], line: _Line, depth: int) -> None:
-    _tell_pairs("{", dict.items(value), ": ", "}", line, depth)
+def _tell_dict(value: Any, line: _Line, depth: int) -> None:
+    _tell_pairs("{", _dict.items(value), ": ", "}", line, depth)
 
 
 def _tell_pairs(
@@ -188,10 +192,10 @@ def _tell_member(value: Any, line: _Line, _depth: int) -> None:
 
 
 def _tell_type_of(value: Any, line: _Line, _depth: int) -> None:
-    line.add(_type_name(type(value)))
+    line.add(_type_name(_type(value)))
 
 
-def _type(value: Any) -> Any:
+def _type(value: object) -> Any:
     """The class, as something that may have any attribute."""
     return type(value)
 
@@ -226,6 +230,9 @@ _TELLERS: dict[type, Callable[[Any, _Line, int], None]] = {
 def _teller(value: Any) -> Callable[[Any, _Line, int], None]:
     """How to tell of a value of no type in `_TELLERS`."""
     kind = _type(value)
+    told = _LIBRARIES.get(str(kind.__module__).partition(".")[0])
+    if told is not None:
+        return told
     bases = kind.__mro__
     if Secret in bases or SecretStr in bases or SecretBytes in bases:
         return _tell_secret
@@ -254,12 +261,12 @@ def _teller(value: Any) -> Callable[[Any, _Line, int], None]:
 
 def _tell_named_tuple(value: Any, line: _Line, depth: int) -> None:
     kind = _type(value)
-    pairs = zip(kind._fields, tuple.__iter__(value), strict=False)
+    pairs = zip(kind._fields, _tuple.__iter__(value), strict=False)
     _tell_pairs(f"{kind.__name__}(", pairs, "=", ")", line, depth)
 
 
 def _tell_model(value: BaseModel, line: _Line, depth: int) -> None:
-    kind = type(value)
+    kind = _type(value)
     stored: dict[str, Any] = object.__getattribute__(value, "__dict__")
     fields = kind.model_fields
     shown = ((name, stored[name]) for name in fields if name in stored and fields[name].repr)
@@ -292,7 +299,13 @@ def _tell_numpy(value: Any, line: _Line, depth: int) -> None:
 
 
 def _tell_array(value: Any, line: _Line, _depth: int) -> None:
-    line.add(f"{_root_name(value)} {str(value.dtype)[:100]} {value.shape}>")
+    line.add(f"{_root_name(value)} {_dtype_name(value.dtype)} {value.shape}>")
+
+
+@functools.lru_cache(maxsize=64, typed=True)
+def _dtype_name(dtype: Any) -> str:
+    """As the library tells it, which takes numpy longer than all else here."""
+    return str(dtype)[:100]
 
 
 def _tell_pandas_or_polars(value: Any, line: _Line, depth: int) -> None:
@@ -328,7 +341,7 @@ def _tell_frame(value: Any, rows: int, columns: int, names: Iterable[Any], line:
 
 def _root_name(value: Any) -> str:
     """`<numpy.ndarray`: the library and the class, without the rooms between."""
-    kind = type(value)
+    kind = _type(value)
     return f"<{kind.__module__.partition('.')[0]}.{kind.__qualname__}"
 
 

@@ -6,6 +6,7 @@ key, the rest of the line and the bytes, which is checked before anything else i
 
 from __future__ import annotations
 
+import hmac
 import json
 import platform
 import time
@@ -22,8 +23,8 @@ from anabranch.errors import (
     UnknownSerializerError,
     UnreadableResultError,
 )
-from anabranch.results.signing import SIGNATURE_SIZE, check, load_secret, signature
-from anabranch.results.storage import Storage, object_name, storage
+from anabranch.results.signing import SIGNATURE_SIZE, load_secret, signature
+from anabranch.results.storages import Storage, object_name, storage
 from anabranch.serializers import Serializer, serializer
 from anabranch.settings import load_settings
 
@@ -97,8 +98,7 @@ class ResultStore:
             python_version=platform.python_version(),
         )
         head = _head(metadata)
-        mac = signature(self.secret(), object_name(key), head, data).hex().encode()
-        self.storage.write(key, b"".join((_BEGIN, mac, head, data)))
+        self.storage.write(key, b"".join((self._begin(key, head, data), head, data)))
         return ResultRecord(key, value, metadata)
 
     def read(self, key: str) -> ResultRecord:
@@ -109,12 +109,9 @@ class ResultStore:
         """
         record = self.storage.read(key)
         location = self.storage.location(key)
-        try:
-            mac = bytes.fromhex(record[len(_BEGIN) : _SIGNED_FROM].decode("ascii"))
-        except ValueError:
-            raise TamperedResultError(key, location) from None
-        signed = memoryview(record)[_SIGNED_FROM:]
-        check(self.secret(), object_name(key), mac, signed, location, shown=key)
+        begin = self._begin(key, memoryview(record)[_SIGNED_FROM:])
+        if not hmac.compare_digest(record[:_SIGNED_FROM], begin):
+            raise TamperedResultError(key, location)
         end = record.index(b"\n") + 1
         metadata = _metadata(record[:end])
         if self._has_expired(metadata):
@@ -140,6 +137,10 @@ class ResultStore:
         if self._secret is None:
             self._secret = load_secret()
         return self._secret
+
+    def _begin(self, key: str, *signed: bytes | memoryview) -> bytes:
+        """The first bytes of a record, up to its signature."""
+        return _BEGIN + signature(self.secret(), object_name(key), *signed).hex().encode()
 
     def _has_expired(self, metadata: ResultRecordMetadata) -> bool:
         until = metadata.expiration
@@ -176,7 +177,7 @@ def _serializer(given: Serializer | str | None) -> Serializer:
 
 
 def _head(metadata: ResultRecordMetadata) -> bytes:
-    """The first line from behind the signature on."""
+    """The rest of the first line, behind the signature."""
     told = metadata._asdict()
     told["created"] = metadata.created.isoformat()
     if metadata.expiration is not None:

@@ -93,20 +93,7 @@ def sign(secret: bytes, key: str, data: bytes) -> bytes:
 
 def verify(secret: bytes, key: str, signed: bytes, location: str = "the store") -> bytes:
     """The data that `sign` was given; raises `TamperedResultError` if anything differs."""
-    data = memoryview(signed)[SIGNATURE_SIZE:]
-    check(secret, key, signed[:SIGNATURE_SIZE], data, location)
-    return bytes(data)
-
-
-def check(
-    secret: bytes,
-    key: str,
-    given: bytes,
-    data: bytes | memoryview,
-    location: str,
-    shown: str | None = None,
-) -> None:
-    """Raise `TamperedResultError` if this is not the signature of the data under the key, which
-    the error tells as `shown`."""
-    if not hmac.compare_digest(given, signature(secret, key, data)):
-        raise TamperedResultError(key if shown is None else shown, location)
+    data = signed[SIGNATURE_SIZE:]
+    if not hmac.compare_digest(signed[:SIGNATURE_SIZE], signature(secret, key, data)):
+        raise TamperedResultError(key, location)
+    return data

@@ -12,7 +12,9 @@ from anabranch.events import LogWritten
 class StoreHandler(logging.Handler):
     """Hands on the lines that say which run they are of, if that is one of ours."""
 
-    def __init__(self, is_ours: Callable[[str], bool], take: Callable[[LogWritten], object]) -> None:
+    def __init__(
+        self, is_ours: Callable[[str], bool], take: Callable[[LogWritten], object]
+    ) -> None:
         super().__init__()
         self._is_ours = is_ours
         self._take = take

@@ -11,7 +11,7 @@ from typing import Any
 from anabranch.errors import ResultNotKeptError, TamperedResultError
 from anabranch.outcomes import COMPLETED, JSON, NOT_KEPT, PICKLE, Kept
 from anabranch.recorded import CallKey, Recorded, RecordedCall
-from anabranch.results.kept import recover
+from anabranch.results.persistence import recover
 from anabranch.results.signing import verify
 from anabranch.store.database import Database
 from anabranch.store.rows import KEY_BITS

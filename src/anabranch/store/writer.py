@@ -24,9 +24,9 @@ from anabranch.events import (
 )
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
+from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
-from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean

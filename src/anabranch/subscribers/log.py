@@ -59,7 +59,9 @@ class LogSubscriber:
         if event.phase == RETRY_WAIT and outcome is not None and outcome.lost:
             logger.warning("%s | %s; it runs again", name, reason, extra=about)
         elif event.phase == RETRY_WAIT:
-            logger.warning("%s | attempt failed, will be tried again: %s", name, reason, extra=about)
+            logger.warning(
+                "%s | attempt failed, will be tried again: %s", name, reason, extra=about
+            )
         elif event.phase in FAILURES:
             stack: Any = None
             if outcome is not None and isinstance(outcome.value, Exception):
