@@ -134,12 +134,19 @@ def test_the_start_of_an_id_means_the_root_and_not_its_subflows(database: Databa
     assert find_flow_run(database, stored.id_of(below)).row == below
 
 
-@pytest.mark.parametrize("given", ["quiet-herron", "quiet", "%", "____", "zzz", "", "abc", "'; --"])
+@pytest.mark.parametrize("given", ["quiet-herron", "quiet", "cencus"])
 def test_an_unknown_run_is_told_with_the_nearest(database: Database, given: str) -> None:
     StoredRun(database, AT, "quiet-heron")
-    with pytest.raises(UnknownRunError, match="quiet-heron") as caught:
+    with pytest.raises(UnknownRunError, match="Did you mean quiet-heron") as caught:
         find_flow_run(database, given)
     assert isinstance(caught.value, LookupError)
+
+
+@pytest.mark.parametrize("given", ["%", "____", "zzz", "", "abc", "'; --", "\0", "x" * 9999])
+def test_what_resembles_nothing_is_told_too(database: Database, given: str) -> None:
+    StoredRun(database, AT, "quiet-heron")
+    with pytest.raises(UnknownRunError, match="See `anabranch runs ls`"):
+        find_flow_run(database, given)
 
 
 def test_the_nearest_is_not_just_the_newest(database: Database) -> None:
@@ -226,6 +233,9 @@ def test_subflows_tasks_are_not_those_of_the_root(database: Database) -> None:
     stored.run("parse", flow_run=below)
     assert by_state(database, stored) == {}
     assert [each.runs for each in task_counts(database, find_flow_run(database, "below"))] == [1]
+    run = find_flow_run(database, stored.name)
+    assert task_runs(database, run) == []
+    assert [each.name for each in task_runs(database, run, of_subflows=True)] == ["parse-0"]
 
 
 def test_task_runs_come_a_page_at_a_time_over_sessions(database: Database) -> None:

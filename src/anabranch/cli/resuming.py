@@ -9,7 +9,7 @@ import typer
 from anabranch.cli.loading import parse_parameters
 from anabranch.cli.run import Parameters, Runner, leave_with, loaded
 from anabranch.cli.stores import opened_store
-from anabranch.errors import FlowFileError
+from anabranch.errors import AlreadyCompletedError, FlowFileError
 from anabranch.store.queries import find_flow_run
 
 
@@ -29,11 +29,19 @@ def resume(
     """
     with opened_store() as store:
         found = find_flow_run(store.database, run)
+    if found.state == "COMPLETED":
+        raise AlreadyCompletedError(found.name)
     place = entrypoint or found.entrypoint
     if place is None:
         problem = "it is not recorded where its flow is. Say so with --entrypoint FILE:FLOW."
         raise FlowFileError(found.name, problem)
-    flow: Any = loaded(place)
+    try:
+        flow: Any = loaded(place)
+    except FlowFileError as error:
+        if entrypoint is not None:
+            raise
+        problem = f"its flow is not where it was: {error} Say where with --entrypoint FILE:FLOW."
+        raise FlowFileError(found.name, problem) from None
     if runner is not None:
         flow = flow.with_options(task_runner=runner)
     parameters = parse_parameters(param or ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+import anabranch
 from anabranch.cli.loading import load_flow, parse_parameters
-from anabranch.cli.output import CANCELLED, EXIT_CODES, FAILED
+from anabranch.cli.output import CANCELLED, EXIT_CODES, FAILED, shown
 from anabranch.errors import AnabranchError
 
 SIGTERM_EXIT = 143
@@ -29,7 +31,10 @@ Runner = Annotated[
 
 
 def run(
-    target: Annotated[str, typer.Argument(metavar="FILE[:FLOW]", help="Or module:flow.")],
+    target: Annotated[
+        str,
+        typer.Argument(metavar="FILE:FLOW", help="FILE alone if it has one flow; or module:flow."),
+    ],
     param: Parameters = None,
     runner: Runner = None,
 ) -> None:
@@ -37,8 +42,7 @@ def run(
 
     Example: anabranch run census.py:census -p root=src --runner processes
 
-    Exits with 0 if it completed, 1 if it failed, 2 for a wrong use, 3 if it was cancelled, 4 if it
-    crashed.
+    Exits with 0: completed, 1: failed, 2: wrong use, 3: cancelled, 4: crashed.
     """
     flow = loaded(target)
     parameters = parse_parameters(param or ())
@@ -59,16 +63,19 @@ def loaded(target: str) -> Any:
 
 
 def _print_traceback(error: BaseException) -> None:
-    """From the user's code on: what led there is ours, and the import system's."""
-    trace = error.__traceback__
-    while trace is not None and _is_ours(trace.tb_frame.f_code.co_filename):
-        trace = trace.tb_next
-    traceback.print_exception(type(error), error, trace, file=sys.stderr)
+    """Without the frames that are ours, or the import system's."""
+    told = traceback.TracebackException.from_exception(error)
+    each: traceback.TracebackException | None = told
+    while each is not None:
+        users = [frame for frame in each.stack if not _is_ours(frame.filename)]
+        each.stack = traceback.StackSummary.from_list(users)
+        each = each.__cause__ or each.__context__
+    print(shown("".join(told.format())), end="", file=sys.stderr)
 
 
 def _is_ours(filename: str) -> bool:
-    ours = (__file__, load_flow.__code__.co_filename, importlib.__file__)
-    return filename.startswith("<frozen importlib") or filename in ours
+    ours = os.path.dirname(anabranch.__file__) + os.sep
+    return filename.startswith((ours, "<frozen importlib")) or filename == importlib.__file__
 
 
 def leave_with(call: Callable[[], Any]) -> None:
@@ -85,6 +92,9 @@ def leave_with(call: Callable[[], Any]) -> None:
         if error.code != SIGTERM_EXIT:
             raise
         raise typer.Exit(CANCELLED) from None
+    error = state.data
+    if isinstance(error, BaseException) and state.is_failed() and error.__traceback__ is not None:
+        _print_traceback(error)
     raise typer.Exit(EXIT_CODES.get(state.type.value, FAILED))
 
 

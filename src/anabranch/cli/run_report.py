@@ -88,7 +88,9 @@ def report(database: Database, run: FlowRunRow, now: float, limit: int) -> RunRe
         groups=_groups(counts, ran, run.ended is not None),
         subflows=subflow_runs(database, run),
         waiting=waiting(database, run, limit + 1),
-        failures=task_runs(database, run, phases=FAILURES, limit=limit + 1),
+        failures=task_runs(
+            database, run, phases=FAILURES, limit=limit + 1, of_subflows=run.is_root
+        ),
         artifacts=made if run.is_root else [each for each in made if each.flow_run == run.row],
         transitions=transitions(database, flow_run=run.row),
     )

@@ -140,12 +140,14 @@ def _starting(database: Database, start: str) -> list[Row]:
 
 
 def _nearest(database: Database, text: str) -> list[str]:
-    """Names and ids of known runs that look like it, as `"name (id)"`; else the newest runs."""
+    """Known runs that look like it by their name, flow or id, as `"name (id)"`."""
     latest = flow_runs(database, limit=NEAREST_OF, roots_only=False)
-    known = {run.name: run for run in reversed(latest)}
-    known |= {run.id[: max(len(text), SHORTEST_START)]: run for run in latest}
+    known: dict[str, FlowRunRow] = {}
+    for run in latest:  # the newest wins
+        for each in (run.name, run.flow, run.id[: max(len(text), SHORTEST_START)]):
+            known.setdefault(each, run)
     near = difflib.get_close_matches(text, known, n=3, cutoff=0.6)
-    found = {known[each].row: known[each] for each in near} or {run.row: run for run in latest[:3]}
+    found = {known[each].row: known[each] for each in near}
     return [f"{run.name} ({run.short_id})" for run in found.values()]
 
 

@@ -63,7 +63,8 @@ class Stretch(NamedTuple):
     seconds: float | None
 
 
-_OF_RUN = "t.id >= ? AND t.id < ? AND t.flow_run = ?"
+_IN_SESSION = "t.id >= ? AND t.id < ?"
+_OF_RUN = f"{_IN_SESSION} AND t.flow_run = ?"
 _COLUMNS = (
     't.id, t.number, t.name, k.name, k."key", t.phase, t.state_name, t.attempt, t.started, '
     "t.ended, t.submitted, t.message, t.preview, t.parent"
@@ -77,19 +78,24 @@ def task_runs(
     phases: Collection[int] = (),
     limit: int = 100,
     offset: int = 0,
+    of_subflows: bool = False,
 ) -> list[TaskRunRow]:
-    """Task runs that have a row, in the order of their ids; `phases` are those wanted, or all."""
+    """Task runs that have a row, in the order of their ids; `phases` are those wanted, or all.
+
+    `of_subflows` are those of all that belongs to the run's root, too.
+    """
     prefixes = session_prefixes(database, flow_run.root)
     wanted = f" AND t.phase IN ({','.join('?' * len(phases))})" if phases else ""
     sql = (
         f"SELECT {_COLUMNS} FROM task_run t JOIN task k ON k.id = t.task "
-        f"WHERE {_OF_RUN}{wanted} ORDER BY t.id LIMIT ?"
+        f"WHERE {_IN_SESSION if of_subflows else _OF_RUN}{wanted} ORDER BY t.id LIMIT ?"
     )
+    its_own = [] if of_subflows else [flow_run.row]
     found: list[Row] = []
     for start, end in ranges(prefixes):
         left = offset + limit - len(found)
         if left > 0:
-            found += database.read(sql, (start, end, flow_run.row, *phases, left))
+            found += database.read(sql, (start, end, *its_own, *phases, left))
     return [_task_run(row, prefixes) for row in found[offset : offset + limit]]
 
 
