@@ -21,7 +21,9 @@ from anabranch.cli.stores import opened_store
 from anabranch.results.previews import size_text
 from anabranch.store.cache_queries import cached, clear_cache
 
-app = typer.Typer(no_args_is_help=True, help="See what is cached, and clear it.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="See what is cached, and clear it."
+)
 
 
 @app.command("ls")

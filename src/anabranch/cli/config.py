@@ -14,7 +14,7 @@ MASK = "********"
 _SECRET = re.compile("token|secret|password|key$")
 _PASSWORD = re.compile(r"(://[^/@:]*:)[^@]*@")
 
-app = typer.Typer(no_args_is_help=True, help="See the settings.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="See the settings.")
 
 
 @app.callback()

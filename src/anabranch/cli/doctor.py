@@ -28,6 +28,8 @@ FREE_WANTED: Final = 500_000_000
 """Bytes below which a disk is told to be nearly full."""
 EXTRAS: Final = ("dask", "distributed", "ray", "psycopg", "sqlalchemy", "fsspec", "s3fs")
 
+app = typer.Typer(add_completion=False)
+
 
 class Finding(NamedTuple):
     """What was found; a `problem` says the way out."""
@@ -37,6 +39,7 @@ class Finding(NamedTuple):
     problem: str | None = None
 
 
+@app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:

@@ -29,7 +29,10 @@ Runner = Annotated[
     typer.Option("--runner", help="Where its tasks run, such as processes?max_workers=4."),
 ]
 
+app = typer.Typer(add_completion=False)
 
+
+@app.command()
 def run(
     target: Annotated[
         str,

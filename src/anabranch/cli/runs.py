@@ -29,7 +29,9 @@ FOLLOW_SECONDS = 0.5
 """Between two looks for new lines."""
 LINES_AT_ONCE = 1000
 
-app = typer.Typer(no_args_is_help=True, help="List runs, look at one, resume or remove it.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="List runs, look at one, resume or remove it."
+)
 app.command("resume")(resume)
 app.command("cancel")(cancel)
 
