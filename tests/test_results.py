@@ -164,10 +164,17 @@ def test_each_storage_travels_to_other_processes(any_storage: Storage) -> None:
 
 
 def test_each_storage_sees_what_others_wrote(any_storage: Storage) -> None:
-    assert any_storage.keys() == []  # a listing that must not be remembered
-    pickle.loads(pickle.dumps(any_storage)).write("a", b"one")
+    another = pickle.loads(pickle.dumps(any_storage))
+    if isinstance(another, FsspecStorage):  # as another process has it
+        another.storage_options["skip_instance_cache"] = True
+    any_storage.write("first", b"")
+    assert any_storage.keys() == ["first"]  # a listing that must not be remembered
+    another.write("a", b"one")
     assert any_storage.exists("a")
-    assert any_storage.keys() == ["a"]
+    assert any_storage.keys() == ["a", "first"]
+    another.remove("a")
+    assert any_storage.keys() == ["first"]
+    assert not any_storage.exists("a")
 
 
 def test_an_empty_key_is_an_error(any_storage: Storage) -> None:
@@ -227,6 +234,26 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert calls == [5, 3]
     assert local.read("a") == b"before"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_was_written_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        steps.append("folder" if stat.S_ISDIR(os.fstat(file).st_mode) else "file")
+        fsync(file)
+
+    def replaced(source: Any, target: Any) -> None:
+        steps.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    LocalStorage(tmp_path).write("a", b"one")
+    assert steps == ["file", "name", "folder"]
 
 
 def test_what_stands_for_a_storage(tmp_path: Path) -> None:
@@ -570,6 +597,18 @@ def test_other_values_are_kept_as_pickles(value: Any) -> None:
     back = recover(kept)
     assert back == value
     assert type(back) is type(value)
+
+
+@pytest.mark.parametrize("wrap", [lambda a: a, lambda a: [a], lambda a: {"f": lambda: 1, "a": a}])
+def test_the_limit_is_met_to_the_byte(wrap: Any) -> None:
+    value = wrap(np.arange(100_000.0))
+    kept = keep_inline(value, 10**6)
+    assert kept.size is not None
+    assert keep_inline(value, kept.size) == kept
+    assert keep_inline(value, kept.size - 1).form == "not kept"
+    back = recover(kept)
+    back = back if isinstance(back, np.ndarray) else list(back)[-1] if len(back) == 1 else back["a"]
+    assert (back == np.arange(100_000.0)).all()
 
 
 def test_arrays_and_frames_are_kept() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,6 +112,19 @@ def test_pickle_gives_the_same_types_back() -> None:
 def test_pickle_writes_local_functions_by_value() -> None:
     factor = 3
     assert PickleSerializer().loads(PickleSerializer().dumps(lambda x: factor * x))(2) == 6
+
+
+def test_pickle_writes_large_buffers_of_any_order() -> None:
+    array = np.arange(250_000.0).reshape(500, 500)
+    fixed = array.copy()
+    fixed.setflags(write=False)
+    value = [array, np.asfortranarray(array), array[:, ::2], fixed]
+    value += [b"x" * 200_000, bytearray(200_000), "x" * 200_000, "ü" * 200_000]
+    for back, item in zip(
+        PickleSerializer().loads(PickleSerializer().dumps(value)), value, strict=True
+    ):
+        assert type(back) is type(item)
+        assert np.array_equal(back, item)
 
 
 def test_pickle_names_the_part_that_it_cannot_write() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -162,10 +161,7 @@ class TaskRunContext(RunContext):
     @property
     def parameters(self) -> dict[str, Any]:
         """The call's arguments by name, defaults included."""
-        call = self.call
-        bound = inspect.signature(call.spec.fn).bind(*call.args, **call.kwargs)
-        bound.apply_defaults()
-        return dict(bound.arguments)
+        return self.call.named_arguments()
 
 
 current: ContextVar[RunContext] = ContextVar("anabranch_run")

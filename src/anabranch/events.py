@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import Outcome
+from anabranch.outcomes import Kept, Outcome
 from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun
 from anabranch.states import State
@@ -81,7 +81,7 @@ class FlowRunChanged(NamedTuple):
 
     run: FlowRun
     state: State[Any]
-    kept: Any = None
+    kept: Kept | None = None
 
 
 class LogWritten(NamedTuple):

@@ -17,7 +17,7 @@ from typing import (
 )
 
 from anabranch.context import current, current_context
-from anabranch.engine.direct_calls import refuse_other_loops
+from anabranch.direct_calls import refuse_other_loops
 from anabranch.engine.engine import Engine
 from anabranch.engine.subflows import SubflowRunner
 from anabranch.errors import MissingFlowError

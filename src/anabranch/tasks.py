@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import functools
 import itertools
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +17,10 @@ from typing import (
     overload,
 )
 
+from anabranch import direct_calls
 from anabranch.annotations import Annotation, unmapped
+from anabranch.cache_policies import CacheKeyFn, CachePolicy
 from anabranch.context import RunContext, current_context
-from anabranch.engine import direct_calls
 from anabranch.errors import (
     MappingLengthMismatch,
     MappingMissingIterable,
@@ -35,7 +37,9 @@ from anabranch.execution.functions import (
     function_key,
     function_kind,
 )
+from anabranch.explaining import CacheExplanation, explain
 from anabranch.futures import FutureList, TaskFuture, sources_of
+from anabranch.keeping_options import caching_options, persistence_options
 from anabranch.mapping import is_mapped_over
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
@@ -65,6 +69,15 @@ class TaskOptions(TypedDict, total=False):
     on_running: Sequence[Hook] | None
     on_completion: Sequence[Hook] | None
     on_failure: Sequence[Hook] | None
+    cache_policy: CachePolicy | None
+    cache_key_fn: CacheKeyFn | None
+    cache_expiration: dt.timedelta | float | None
+    refresh_cache: bool
+    persist_result: bool | None
+    result_storage: Any
+    result_storage_key: str | None
+    result_serializer: Any
+    cache_result_in_memory: bool
 
 
 HOOKS = ("on_running", "on_completion", "on_failure")
@@ -110,6 +123,9 @@ class Task(Traveller, Generic[P, R]):
             resources=_checked_resources(owner, options.get("resources")),
             priority=priority,
             hooks={name: tuple(hooks) for name, hooks in self._hooks.items() if hooks},
+            caching=caching_options(owner, options),
+            persistence=persistence_options(owner, options),
+            in_memory=options.get("cache_result_in_memory", True),
             task=self,
         )
 
@@ -274,6 +290,11 @@ class Task(Traveller, Generic[P, R]):
         if open_flow is None or open_flow.runner is None:
             raise MissingFlowError(self.name, method)
         return context
+
+    def explain_cache(self, *args: Any, **kwargs: Any) -> CacheExplanation:
+        """Whether this call would find its result, under which key, made of what; runs nothing."""
+        self.parameters.check(args, kwargs)
+        return explain(current_context(), self.spec, args, kwargs)
 
     # -- hooks ------------------------------------------------------------------------------------
 

@@ -6,9 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anabranch.engine.cache_desk import CacheDesk as CacheDesk
     from anabranch.engine.desk import EngineDesk as EngineDesk
 
-_LAZY = {"EngineDesk": "anabranch.engine.desk"}  # only runs with worker processes need it: 7 ms
+_LAZY = {
+    "CacheDesk": "anabranch.engine.cache_desk",
+    "EngineDesk": "anabranch.engine.desk",  # only runs with worker processes need it: 7 ms
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from anabranch import engine as engine_rooms
+from anabranch.caching import Cache
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search, resolve
@@ -34,7 +35,7 @@ from anabranch.errors import (
     RunTimedOut,
 )
 from anabranch.events import FlowRunAbout, FlowRunBegan, FlowRunChanged, Recorder, Subscriber
-from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
     Done,
@@ -59,6 +60,7 @@ from anabranch.outcomes import (
     RUNNING,
     SETTLED,
     TIMED_OUT,
+    Kept,
     Outcome,
 )
 from anabranch.recorded import Recorded
@@ -78,7 +80,7 @@ class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
     `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, with what
-    `keep` leaves of a result; `prefix` begins the ids of the runs. Implements `futures.Home` for its
+    `keep` leaves of a result, and `find_cache` gives the cache of a task; `prefix` begins the ids of the runs. Implements `futures.Home` for its
     futures and `task_runners.base.Inbox` for its runners.
     """
 
@@ -89,7 +91,8 @@ class Engine:
         grace: float = 5.0,
         record: Recorder | None = None,
         prefix: int | None = None,
-        keep: Callable[[Any], Any] | None = None,
+        keep: Keep | None = None,
+        find_cache: Callable[[TaskSpec], Cache] | None = None,
     ) -> None:
         self.clock = clock
         self.grace = grace
@@ -97,6 +100,7 @@ class Engine:
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
         self._keep = keep
+        self._cache = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
         self.records = record is not None
         self._lock = YieldingLock()
         strict = record is not None and record.strict
@@ -522,7 +526,8 @@ class Engine:
                 if calls and runner is not None:
                     runner.launch(calls)
                 calls, runner = [], submission.runner
-            if run._links is None and submission.spec.run_name is None:
+            spec = submission.spec
+            if run._links is None and spec.run_name is None and spec.caching is None:
                 calls.append(submission.call(run))
             else:
                 calls += self._prepared(run, submission)
@@ -554,7 +559,17 @@ class Engine:
         except Exception as error:
             self.finished([_broken(run, error, self.clock.time())])
             return []
-        return [submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)]
+        call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
+        if submission.spec.caching is not None and self._cache is not None:
+            self._cache.look(run, call)
+            return []
+        return [call]
+
+    def launch(self, call: Call) -> None:
+        """Hand a prepared call to its runner."""
+        run = self._tracker.live.get(call.key)
+        if run is not None:
+            _shared(run).runner.launch([call])
 
     def _wait_again(self, run: Run, blockers: Mapping[Run, bool]) -> None:
         commands = Commands()
@@ -576,6 +591,8 @@ class Engine:
             keys.setdefault(_shared(run).runner, []).append(run._key)
         for runner, its_keys in keys.items():
             runner.cancel(its_keys)
+            if self._cache is not None:
+                self._cache.cancel(its_keys)
 
     # -- what futures ask ---------------------------------------------------------------------------
 
@@ -650,11 +667,8 @@ class Engine:
 
     # -- what flows ask -----------------------------------------------------------------------------
 
-    def tell(self, flow_run: FlowRun, state: State[Any]) -> None:
-        """A flow run is in a new state."""
-        kept = None
-        if self._keep is not None and state.is_completed():
-            kept = self._keep(state.data)
+    def tell(self, flow_run: FlowRun, state: State[Any], kept: Kept | None = None) -> None:
+        """A flow run is in a new state; `kept` is what is left of its value for a later process."""
         self.broadcast.tell(FlowRunChanged(flow_run, state, kept))
 
     def when_empty(self, open_flow: OpenFlow, callback: Any) -> bool:
@@ -807,6 +821,8 @@ class Engine:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
+        if self._cache is not None:
+            self._cache.close(self.grace + 1)
         self.broadcast.close()
         self.clock.close()
         self._lifetimes.close()
@@ -822,7 +838,7 @@ def _shared(run: Run) -> Submission:
 
 def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call's arguments are what the task is to get, and nothing else has to be made."""
-    if spec.resources or spec.run_name is not None or needs_search(args):
+    if spec.resources or spec.run_name or spec.caching is not None or needs_search(args):
         return False
     return not kwargs or not needs_search(kwargs.values())
 

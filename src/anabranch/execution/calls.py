@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from anabranch.caching import Caching
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
 from anabranch.execution.names import default_name, name_for_call
 from anabranch.hashing import source_digest
+from anabranch.outcomes import Kept
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
 Hook = Callable[..., Any]
+Keep = Callable[[Any, "Call"], Kept]
+"""Makes what is left of a call's value for a later process."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +42,11 @@ class TaskSpec:
     resources: Mapping[str, float] = field(default_factory=dict[str, float])
     priority: int = 0
     hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict[str, tuple[Hook, ...]])
+    caching: Caching | None = None
+    persistence: Any = None
+    """A `results.Persistence` where the result is wanted kept, whatever its size."""
+    in_memory: bool = True
+    """Whether the result stays in memory once it is kept."""
     task: Any = None
     """What hooks and retry conditions get as their task; stays in the flow's process."""
     announces: bool = field(init=False)
@@ -66,15 +76,16 @@ class TaskSpec:
     def for_worker(self) -> tuple[Any, ...]:
         """What a worker needs of it, with the function by its name where that can be imported."""
         name = importable_name(self.fn)
-        return (self.name, self.key, name, None if name else self.fn, self.kind, self.tags)
+        fn = None if name else self.fn
+        return (self.name, self.key, name, fn, self.kind, self.tags, self.persistence)
 
     @classmethod
     def on_worker(cls, sent: tuple[Any, ...]) -> TaskSpec:
         """The other end of `for_worker`."""
-        name, key, function_name, fn, kind, tags = sent
+        name, key, function_name, fn, kind, tags, persistence = sent
         if function_name is not None:
             fn = function_by_name(*function_name)
-        return cls(name, key, fn, kind, tags)
+        return cls(name, key, fn, kind, tags, persistence=persistence)
 
 
 def source_of(fn: Callable[..., Any]) -> bytes:
@@ -104,7 +115,7 @@ class Scope:
     first_key: int
     first_index: int
     map_id: str | None = None
-    keep: Callable[[Any], Any] | None = None
+    keep: Keep | None = None
 
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)
@@ -136,6 +147,14 @@ class Call(NamedTuple):
     kwargs: Mapping[str, Any]
     name: str | None = None
     context: Context | None = None
+    storage_key: str | None = None
+    """What the result is kept under, where it is cached."""
+
+    def named_arguments(self) -> dict[str, Any]:
+        """The arguments by name, defaults included."""
+        bound = inspect.signature(self.spec.fn).bind(*self.args, **self.kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
 
     @property
     def run_name(self) -> str:

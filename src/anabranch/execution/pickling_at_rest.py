@@ -81,6 +81,8 @@ class _Bounded(io.BytesIO):
     limit: int
 
     def write(self, data: Any, /) -> int:
+        if type(data) is pickle.PickleBuffer:  # of a large array, which may be in another order
+            data = data.raw()
         if self.tell() + len(data) > self.limit:
             raise PastLimit
         return super().write(data)

@@ -194,7 +194,7 @@ class RemoteEngine:
         """As `Engine.submit`; a call for `runner` stays here. Also raises `UnpicklableError`."""
         context = context or current_context()
         wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
-        if runner is not None:
+        if runner is not None and spec.caching is None:  # else the flow looks for its result
             carried = Carried(spec, runner, inputs[0], kwargs, copy_context())
             return [self._carry(carried, wait_for, context, visible)]
         name = None if spec.run_name is not None else spec.name
@@ -292,7 +292,7 @@ class RemoteEngine:
         if carried is None:
             return
         carried.outcome = outcome
-        sent = packed(_without_value(outcome, carried.scope), carried.spec.name)
+        sent = packed(_without_value(outcome, carried), carried.spec.name)
         links = None if carried.future is None else carried.future._links
         name = None if links is None else links.name
         words = Ended(sent, name, final)
@@ -493,13 +493,14 @@ class OwnThread:
         return False
 
 
-def _without_value(outcome: Outcome, scope: Scope | None) -> Outcome:
+def _without_value(outcome: Outcome, carried: Carried) -> Outcome:
     """What the flow is told of a call whose value stays here: how that is kept."""
     if isinstance(outcome.value, BaseException):
         return outcome
-    kept = outcome.kept
+    kept, scope = outcome.kept, carried.scope
     if kept is None and scope is not None and scope.keep is not None:
-        kept = scope.keep(outcome.value)
+        call = Call(outcome.key, outcome.attempt, carried.spec, scope, (), {})
+        kept = scope.keep(outcome.value, call)
     return outcome._replace(value=None, kept=kept)
 
 

@@ -45,7 +45,7 @@ def _run(call: Call, drive: Drive | None) -> Outcome:
         value = spec.fn(*call.args, **call.kwargs)
         if spec.kind != SYNC:
             value = _to_end(spec.kind, value, drive)
-        if type(value) not in _PLAIN:
+        if type(value) not in _PLAIN or spec.persistence is not None:
             return _other(call, value, started, clock)
     except BaseException as error:
         return failure(call, error, started, perf_counter() - clock)
@@ -61,7 +61,7 @@ async def run_call_async(call: Call) -> Outcome:
     try:
         value: Any = spec.fn(*call.args, **call.kwargs)
         value = await (collected(value) if spec.kind == ASYNC_GENERATOR else value)
-        if type(value) not in _PLAIN:
+        if type(value) not in _PLAIN or spec.persistence is not None:
             if type(value) in (TaskFuture, FutureList):
                 value = await value
             return _other(call, value, started, clock)
@@ -115,7 +115,7 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
         value = value.result()
     seconds = perf_counter() - clock
     if not isinstance(value, State):
-        kept = None if call.scope.keep is None else call.scope.keep(value)
+        kept = None if call.scope.keep is None else call.scope.keep(value, call)
         return Outcome(
             call.key,
             call.attempt,
@@ -133,7 +133,7 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
     phase = _STATE_PHASES.get(state.type, FAILED)
     kept = None
     if phase == COMPLETED and call.scope.keep is not None:
-        kept = call.scope.keep(state.data)
+        kept = call.scope.keep(state.data, call)
     return Outcome(
         call.key,
         call.attempt,

@@ -195,6 +195,16 @@ cached = Table(
     Column("size", Integer),
     Column("preview", Text),
     Column("task_run", Text),  # the id of the run that computed it
+    Column("parts", Text),  # JSON: what the key is made of
+    Index("cached_task_key", "task_key"),
+)
+
+cache_lock = Table(
+    "cache_lock",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("session", Id, nullable=False),
+    Index("cache_lock_session", "session"),
 )
 
 lease = Table(

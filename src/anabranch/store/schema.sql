@@ -16,6 +16,14 @@ CREATE INDEX artifact_key ON artifact ("key");
 
 CREATE INDEX artifact_root ON artifact (root);
 
+CREATE TABLE cache_lock (
+    "key" TEXT NOT NULL,
+    session INTEGER NOT NULL,
+    PRIMARY KEY ("key")
+);
+
+CREATE INDEX cache_lock_session ON cache_lock (session);
+
 CREATE TABLE cached (
     "key" TEXT NOT NULL,
     task_key TEXT NOT NULL,
@@ -26,8 +34,11 @@ CREATE TABLE cached (
     size INTEGER,
     preview TEXT,
     task_run TEXT,
+    parts TEXT,
     PRIMARY KEY ("key")
 );
+
+CREATE INDEX cached_task_key ON cached (task_key);
 
 CREATE TABLE concurrency_limit (
     name TEXT NOT NULL,

@@ -130,7 +130,13 @@ def close_session(transaction: Transaction, session: int, at: float) -> None:
     transaction.execute(
         "UPDATE session SET closed = ? WHERE id = ? AND closed IS NULL RETURNING id", (at, session)
     )
+    free_leases(transaction, session)
+
+
+def free_leases(transaction: Transaction, session: int) -> None:
+    """All that the session holds."""
     transaction.changed("DELETE FROM lease WHERE session = ?", (session,))
+    transaction.changed("DELETE FROM cache_lock WHERE session = ?", (session,))
 
 
 def open_sessions(database: Database) -> list[SessionRow]:
@@ -190,7 +196,7 @@ def bury(database: Database, session: SessionRow, at: float) -> bool:
             "UPDATE session SET closed = ? WHERE id = ? AND closed IS NULL", (at, session.id)
         ):
             return False
-        transaction.changed("DELETE FROM lease WHERE session = ?", (session.id,))
+        free_leases(transaction, session.id)
         if session.root is not None:
             crash(transaction, session.root, message, at)
     return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -76,9 +77,10 @@ class StoreWriter:
         self.fence: Callable[[StaleOwnerError], None] = _ignore
         self.running: Callable[[], Iterable[Run]] = tuple
         self._prefix = f"{prefix >> 48:020x}"
-        self._secret = secret
+        self.secret = secret
         self._limit = inline_limit
         self._session = session
+        self._opening = threading.Lock()
         self._root: int | None = None
         self._tasks: dict[tuple[str, str, bytes], int] = {}
         self._flow_rows: dict[str, int] = {}
@@ -116,7 +118,7 @@ class StoreWriter:
         row = self._flow_rows.get(flow_run.id)
         if row is None or self._broken is not None:
             return Recorded(())
-        return recorded_calls(self.database, self._secret, row)
+        return recorded_calls(self.database, self.secret, row)
 
     def close(self) -> None:
         """Write what is left, with some patience, and end the session."""
@@ -184,7 +186,7 @@ class StoreWriter:
                 form, data = self._scalar(value)
             else:
                 form, data, preview = self._kept(outcome, row)
-                if outcome.kept is not None:
+                if outcome.kept is not None and shared.spec.caching is None:
                     run._outcome = outcome._replace(kept=None)
             started = outcome[4]
             its_row = (
@@ -232,7 +234,7 @@ class StoreWriter:
     def _at_rest(self, kept: Kept, key: str) -> tuple[str, bytes | None, str | None]:
         data = kept.data
         if kept.form == "pickle" and data is not None:
-            data = sign(self._secret, key, data)
+            data = sign(self.secret, key, data)
         preview = kept.preview if kept.reason is None else f"not kept: {kept.reason}"
         return kept.form, data, clean(preview)
 
@@ -329,9 +331,15 @@ class StoreWriter:
         return self._base() | int(digits[20:], 16)
 
     def _base(self) -> int:
+        return self.session() << rows.KEY_BITS
+
+    def session(self) -> int:
+        """The number of this engine's session, opened by the first that asks."""
         if self._session is None:
-            self._session = open_session(self.database, self._prefix, time.time())
-        return self._session << rows.KEY_BITS
+            with self._opening:
+                if self._session is None:
+                    self._session = open_session(self.database, self._prefix, time.time())
+        return self._session
 
     # -- flow runs ------------------------------------------------------------------------------
 
@@ -349,7 +357,7 @@ class StoreWriter:
         started = time.time() if run.start_time is None else run.start_time.timestamp()
         parameters = about.parameters
         if parameters is not None:
-            parameters = sign(self._secret, run.id, parameters)
+            parameters = sign(self.secret, run.id, parameters)
         self._batch.flow_runs.append(
             (row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
              run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.flow_source,

@@ -40,7 +40,7 @@ class Definitions:
         return known[0], known[2]
 
 
-_SPEC_NAMES = ("name", "key", "function name", "function", "kind", "tags")
+_SPEC_NAMES = ("name", "key", "function name", "function", "kind", "tags", "persistence")
 
 
 class Begun(NamedTuple):
@@ -110,7 +110,11 @@ class Child:
         """
         spec = call.spec
         what = f"The arguments of {call.run_name}"
-        data = dumps((call.args, call.kwargs), what, ("args", "kwargs"))
+        names = ("args", "kwargs")
+        if call.storage_key is None:
+            data = dumps((call.args, call.kwargs), what, names)
+        else:
+            data = dumps((call.args, call.kwargs, call.storage_key), what, (*names, "key"))
         if self._scope is not call.scope:
             packed = dumps(call.scope.for_worker(), f"The flow run of {call.run_name}")
             self._messages.append((messages.SCOPE, packed))

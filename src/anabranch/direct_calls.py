@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from anabranch.clock import SystemClock
@@ -18,22 +18,27 @@ from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
 from anabranch.errors import UnsupportedEventLoopError
 from anabranch.execution.calls import TaskSpec
+from anabranch.recording import recording_engine
 from anabranch.settings import load_settings
 
 
 @contextmanager
-def _engine_for(context: RunContext) -> Generator[tuple[Engine, RunContext]]:
+def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, RunContext]]:
     """The flow's engine; for a task called on its own, one that lives as long as the call."""
     if isinstance(context, FlowRunContext | TaskRunContext):
         yield context.engine, context
         return
     clock = context.clock or SystemClock()
-    engine = Engine(clock, context.subscribers, load_settings().cancel_grace)
-    alone = EngineContext(engine, OpenFlow(None, None, None), context.tags)
-    try:
-        yield engine, alone
-    finally:
-        engine.close()
+    settings = load_settings()
+    with ExitStack() as lifetimes:
+        if spec.persistence is not None:  # its result outlives the call, so it is recorded
+            subscribers = list(context.subscribers)
+            recorded = recording_engine(clock, subscribers, settings, context)
+            engine = lifetimes.enter_context(recorded)
+        else:
+            engine = Engine(clock, context.subscribers, settings.cancel_grace)
+            lifetimes.callback(engine.close)
+        yield engine, EngineContext(engine, OpenFlow(None, None, None), context.tags)
 
 
 def call(context: RunContext, spec: TaskSpec, arguments: Arguments, return_state: bool) -> Any:
@@ -41,7 +46,7 @@ def call(context: RunContext, spec: TaskSpec, arguments: Arguments, return_state
     if context.engine is not None:  # the usual case, which has to be quick
         run = direct.call(context.engine, context, spec, arguments)
         return run.state if return_state else run._settled_result()
-    with _engine_for(context) as (engine, its_context):
+    with _engine_for(context, spec) as (engine, its_context):
         run = direct.call(engine, its_context, spec, arguments)
     return run.state if return_state else run.result()
 
@@ -51,13 +56,13 @@ async def call_async(
 ) -> Any:
     """Run an async task on this loop; its value, or its state."""
     refuse_other_loops()
-    with _engine_for(context) as (engine, its_context):
+    with _engine_for(context, spec) as (engine, its_context):
         run = await direct.call_async(engine, its_context, spec, arguments)
     return run.state if return_state else run.result()
 
 
 def iterate(context: RunContext, spec: TaskSpec, arguments: Arguments) -> Iterator[Any]:
-    with _engine_for(context) as (engine, its_context):
+    with _engine_for(context, spec) as (engine, its_context):
         yield from direct.iterate(engine, its_context, spec, arguments)
 
 
@@ -65,7 +70,7 @@ async def iterate_async(
     context: RunContext, spec: TaskSpec, arguments: Arguments
 ) -> AsyncIterator[Any]:
     refuse_other_loops()
-    with _engine_for(context) as (engine, its_context):
+    with _engine_for(context, spec) as (engine, its_context):
         async for item in direct.iterate_async(engine, its_context, spec, arguments):
             yield item
 

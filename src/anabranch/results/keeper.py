@@ -1,0 +1,48 @@
+"""What is left of a task's value for a later process: made where the task ran, when it has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from anabranch.errors import UnserializableResult
+from anabranch.execution.calls import Call
+from anabranch.outcomes import NOT_KEPT, Kept
+from anabranch.results.kept import keep_inline
+from anabranch.results.persistence import Persistence, keep_persistent
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Keeps small values inline, in at most `limit` bytes, and those of tasks that persist them
+    whatever their size. Picklable, for worker processes."""
+
+    limit: int
+    secret: bytes
+
+    def __call__(self, value: Any, call: Call) -> Kept:
+        """Raises `UnserializableResult` for a value that the task wants kept and that cannot be."""
+        persistence: Persistence | None = call.spec.persistence
+        if persistence is None:
+            return keep_inline(value, self.limit)
+        return self.persist(value, persistence, self._key(call, persistence))
+
+    def persist(self, value: Any, persistence: Persistence, key: str) -> Kept:
+        """Keep a value that is wanted kept; inline only where nobody says where or how."""
+        if persistence == Persistence():
+            kept = keep_inline(value, self.limit)
+            if kept.form != NOT_KEPT:
+                return kept
+            if kept.reason is not None and kept.reason.startswith("cannot"):
+                raise UnserializableResult("The result", "pickle", "result", kept.reason)
+        return keep_persistent(value, key, persistence, self.secret)
+
+    def _key(self, call: Call, persistence: Persistence) -> str:
+        run = call.task_run()
+        if persistence.result_storage_key is not None:
+            template = persistence.storage_key(
+                call.named_arguments(), flow_run=call.scope.flow_run, task_run=run, task=call.spec
+            )
+            assert template is not None  # there is one
+            return template
+        return call.storage_key or run.id
