@@ -27,6 +27,7 @@ from anabranch.store.sqlite import open_sqlite
 FLOWS = """
 import pathlib, threading
 from anabranch import flow, task
+from anabranch.cache_policies import INPUTS
 
 @task
 def double(x):
@@ -53,6 +54,14 @@ def held(n: int = 3):
 @flow
 async def later(text: str):
     print(f"got {text!r}")
+
+@task(cache_policy=INPUTS)
+def cached(x):
+    return x
+
+@flow
+def caching():
+    return cached(1)
 
 @flow
 def broken():
@@ -199,12 +208,12 @@ def test_a_run_is_drawn(database: Database) -> None:
     stored.artifact("totals")
     text = invoked("runs", "show", "quiet-heron").stdout
     assert "12 failed, 4,988 pending, 5,000 completed" in text
-    assert re.search(r"parse +█+", text) and re.search(r"crunch +█+", text)
+    assert re.search(r"parse +█+", text) and re.search(r"crunch +\S*█+", text)
     assert "waits for crunch-0 (Running)" in text and "parse-0" not in text
     assert "after attempt 1: TimeoutError: no answer" in text
     assert text.count("ValueError: no") == 10 and "and more" in text
     assert re.search(r"── sub-one  child  Running .*\n +└── sub-two", text)
-    assert "totals" in text and '{"limit": 10}' in text
+    assert "totals" in text and "limit=10" in text
     assert text.count("\n") < 50
     about = json.loads(invoked("runs", "show", "quiet-heron", "--json").stdout)
     assert about["id"] == stored.id
@@ -327,6 +336,21 @@ def test_the_cache_is_listed_and_cleared(database: Database) -> None:
     assert "Nothing is cached" in invoked("cache", "ls").stderr
 
 
+def test_a_call_is_explained_without_running_it(home: Path) -> None:
+    for args in (("flows.py:cached", "-p", "x=1"), ("flows.py:double", "-p", "x=1")):
+        assert "miss" in command("cache", "explain", *args).stdout
+    assert command("run", "flows.py:caching").returncode == 0
+    (row,) = listed("cache", "ls")
+    explained = json.loads(
+        command("cache", "explain", "flows.py:cached", "-p", "x=1", "--json").stdout
+    )
+    assert (explained["hit"], explained["key"]) == (True, row["key"])
+    assert "hit" in command("cache", "explain", "flows.py:cached", "-p", "x=1").stdout
+    assert not Path("ran").exists()
+    assert command("cache", "explain", "flows.py:nope").returncode == 2
+    assert command("cache", "explain", "flows.py:cached", "-p", "y=1").returncode == 2
+
+
 def test_settings_are_shown_with_where_they_come_from(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,7 +407,7 @@ def test_shells_can_complete(home: Path, shell: str) -> None:
 
 @pytest.mark.parametrize(
     "args", [("runs", "ls"), ("runs", "show"), ("runs", "logs"), ("runs", "resume"),
-             ("runs", "cancel"), ("runs", "rm"), ("cache", "ls"), ("cache", "clear"),
+             ("runs", "cancel"), ("runs", "rm"), ("cache", "ls"), ("cache", "clear"), ("cache", "explain"),
              ("config", "show"), ("doctor",), ("version",), ("run",)]
 )  # fmt: skip  # pairs
 def test_each_command_has_help_with_an_example(args: tuple[str, ...]) -> None:
@@ -409,12 +433,12 @@ def test_a_file_is_run_and_recorded(home: Path) -> None:
     [
         (("flows.py:later", "-p", "text=a=b"), 0, "got 'a=b'"),
         (("flows:later", "-p", 'text="10"'), 0, "got '10'"),
-        (("flows.py:broken",), 1, 'File "{here}/flows.py", line 33, in broken'),
+        (("flows.py:broken",), 1, 'File "{here}/flows.py", line 42, in broken'),
         (("flows.py:total", "-p", "n=many"), 2, "valid integer"),
         (("flows.py:total", "-p", "m=1"), 2, "unexpected keyword argument 'm'"),
         (("flows.py:total", "-p", "n"), 2, "name=value"),
         (("flows.py:total", "--runner", "nope"), 2, "names no task runner"),
-        (("flows.py",), 2, "flows.py:total, flows.py:held, flows.py:later, flows.py:broken"),
+        (("flows.py",), 2, "flows.py:total, flows.py:held, flows.py:later, flows.py:caching"),
         (("flows.py:nope",), 2, "there is no flow 'nope' in it; it has: total, held"),
         (("flows.py:double",), 2, "'double' is not a flow"),
         (("nope.py",), 2, "there is no such file"),

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from anabranch.cli.loading import load_task, parse_parameters
 from anabranch.cli.output import (
     clock_time,
     console,
@@ -15,8 +16,10 @@ from anabranch.cli.output import (
     one_line,
     plain_table,
     print_json,
+    shown,
     styled,
 )
+from anabranch.cli.run import Parameters, loaded
 from anabranch.cli.stores import opened_store
 from anabranch.results.previews import size_text
 from anabranch.store.cache_queries import cached, clear_cache
@@ -69,6 +72,24 @@ def list_cached(
                 styled(one_line(each.preview), "dim"),
             )
         console().print(table)
+
+
+@app.command()
+def explain(
+    target: Annotated[str, typer.Argument(metavar="FILE:TASK", help="Or module:task.")],
+    param: Parameters = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Say whether a call would find its result, under which key, and why not; runs nothing.
+
+    Example: anabranch cache explain census.py:parse -p path=a.py
+    """
+    task = loaded(load_task, target)
+    explained = task.explain_cache(**parse_parameters(param or ()))
+    if json:
+        print_json({**explained._asdict(), "parts": dict(explained.parts)})
+        return
+    print(shown(str(explained)))
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anabranch.cli.loading import parse_parameters
+from anabranch.cli.loading import load_flow, parse_parameters
 from anabranch.cli.run import Parameters, Runner, leave_with, loaded
 from anabranch.cli.stores import opened_store
 from anabranch.errors import AlreadyCompletedError, FlowFileError
@@ -36,7 +36,7 @@ def resume(
         problem = "it is not recorded where its flow is. Say so with --entrypoint FILE:FLOW."
         raise FlowFileError(found.name, problem)
     try:
-        flow: Any = loaded(place)
+        flow: Any = loaded(load_flow, place)
     except FlowFileError as error:
         if entrypoint is not None:
             raise

@@ -47,17 +47,18 @@ def run(
 
     Exits with 0: completed, 1: failed, 2: wrong use, 3: cancelled, 4: crashed.
     """
-    flow = loaded(target)
+    flow = loaded(load_flow, target)
     parameters = parse_parameters(param or ())
     if runner is not None:
         flow = flow.with_options(task_runner=runner)
     leave_with(lambda: flow(**parameters, return_state=True))
 
 
-def loaded(target: str) -> Any:
-    """The flow; an error of the file's own code is shown with its traceback, and ends the command."""
+def loaded(load: Callable[[str], Any], target: str) -> Any:
+    """The flow or task; an error of the file's own code is shown with its traceback, and ends the
+    command."""
     try:
-        return load_flow(target)
+        return load(target)
     except AnabranchError:
         raise
     except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -136,7 +137,7 @@ def report_json(about: RunReport) -> dict[str, Any]:
         **run_json(run),
         "created": iso(run.created),
         "entrypoint": run.entrypoint,
-        "parameters": run.parameters,
+        "parameters": parameters_of(run),
         "not_resumable": run.not_resumable,
         "result": run.preview,
         "tasks": [
@@ -180,6 +181,14 @@ def report_json(about: RunReport) -> dict[str, Any]:
             for each in about.transitions
         ],
     }
+
+
+def parameters_of(run: FlowRunRow) -> dict[str, str]:
+    """Previews of a run's parameters, by name."""
+    if run.parameters is None:
+        return {}
+    given: dict[str, Any] = json.loads(run.parameters)
+    return {name: str(text) for name, text in given.items()}
 
 
 def _parent_id(about: RunReport, parent: int | None) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from anabranch.cli.output import (
     shown,
     styled,
 )
-from anabranch.cli.run_report import SLICES, UNFINISHED, RunReport, TaskGroup
+from anabranch.cli.run_report import SLICES, UNFINISHED, RunReport, TaskGroup, parameters_of
 from anabranch.outcomes import PHASE_STATES
 from anabranch.store.queries import FlowRunRow
 from anabranch.store.task_queries import TaskRunRow
@@ -113,8 +114,12 @@ def _facts(about: RunReport) -> Generator[tuple[str, str]]:
         yield "attempt", str(run.attempt)
     if run.runner:
         yield "runner", one_line(run.runner)
-    if run.parameters and run.parameters != "{}":
-        yield "parameters", one_line(run.parameters)
+    parameters = parameters_of(run)
+    if parameters:
+        yield (
+            "parameters",
+            ", ".join(f"{name}={one_line(text)}" for name, text in parameters.items()),
+        )
     if run.tags:
         yield "tags", ", ".join(one_line(tag) for tag in run.tags)
     if run.preview:
@@ -248,22 +253,27 @@ def _why(wait: Waiting) -> str:
 
 
 def _failure_lines(run: TaskRunRow, width: int) -> Generator[Text]:
-    """The message on the same line, or below where it has several."""
+    """The message on the same line where it has the room, else below."""
     from rich.text import Text  # as in `output.console`
 
     attempts = f", attempt {run.attempt}" if run.attempt > 1 else ""
-    lines = shown(run.message or "").splitlines()
-    yield Text.assemble(
+    head = Text.assemble(
         f"  {one_line(run.name)}",
         (f"  {one_line(run.state_name)}{attempts}", STYLES.get(run.state, "")),
-        (f"  {lines[0]}" if len(lines) == 1 else "", "dim"),
-        no_wrap=True,
-        overflow="ellipsis",
     )
-    for line in lines[:LINES_OF_MESSAGE] if len(lines) > 1 else ():
-        text = styled(f"    {line.rstrip()}", "dim")
-        text.truncate(width, overflow="ellipsis")
-        yield text
+    lines = shown(run.message or "").splitlines()
+    if len(lines) == 1 and head.cell_len + len(lines[0]) + 2 <= width:
+        yield head.append(f"  {lines[0]}", "dim")
+        return
+    yield head
+    indent = " " * 4
+    wrapped = [
+        part
+        for line in lines[:LINES_OF_MESSAGE]
+        for part in textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=indent)
+    ]
+    for part in wrapped[:LINES_OF_MESSAGE]:
+        yield Text(part, "dim")
 
 
 def _artifact_line(artifact: Any) -> Text:
