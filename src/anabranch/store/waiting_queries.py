@@ -72,7 +72,11 @@ def waiting(database: Database, flow_run: FlowRunRow, limit: int = 100) -> list[
             if run is None:
                 continue
             its_own = tuple(
-                Upstream(run_id_of(each, prefixes), known[each].name, _state_name(known[each]))
+                Upstream(
+                    run_id_of(each, prefixes),
+                    known[each].name,
+                    awaiting[each][0] if each in awaiting else _state_name(known[each]),
+                )
                 for each in blocked.get(row, ())
                 if each in known and each >> KEY_BITS in prefixes
             )
