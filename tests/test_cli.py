@@ -26,6 +26,7 @@ from anabranch.store.sqlite import open_sqlite
 
 FLOWS = """
 import pathlib, threading
+from dataclasses import dataclass
 from anabranch import flow, task
 from anabranch.cache_policies import INPUTS
 
@@ -46,10 +47,21 @@ def hold(x):
 def total(n: int = 3):
     return sum(double.map(range(n)).result())
 
+@dataclass
+class Box:
+    value: int
+
+@task
+def boxed(value):
+    with pathlib.Path("ran").open("a") as file:
+        file.write("box\\n")
+    return Box(value)
+
 @flow
-def held(n: int = 3):
+def held(size: Box, n: int = 3):
     done = double.map(range(n)).result()
-    return hold.submit(len(done)).result()
+    box = boxed.submit(size.value).result()
+    return hold.submit(len(done) + box.value).result()
 
 @flow
 async def later(text: str):
@@ -70,6 +82,9 @@ def broken():
 if __name__ == "__main__":
     raise SystemExit("the main guard ran")
 """
+
+
+SIZE = ("-p", 'size={"value": 7}')
 
 
 @pytest.fixture
@@ -215,6 +230,8 @@ def test_a_run_is_drawn(database: Database) -> None:
     assert re.search(r"── sub-one  child  Running .*\n +└── sub-two", text)
     assert "totals" in text and "limit=10" in text
     assert text.count("\n") < 50
+    few = json.loads(invoked("runs", "show", "quiet-heron", "-n", "1", "--json").stdout)
+    assert (len(few["waiting"]), len(few["failures"])) == (1, 1)
     about = json.loads(invoked("runs", "show", "quiet-heron", "--json").stdout)
     assert about["id"] == stored.id
     (parse,) = [task for task in about["tasks"] if task["task"] == "parse"]
@@ -276,7 +293,7 @@ def test_logs_are_printed_in_order_by_level_and_from_the_end(database: Database)
 
 
 def test_logs_are_followed_to_the_end_of_the_run(home: Path) -> None:
-    process = started("run", "flows.py:held")
+    process = started("run", "flows.py:held", *SIZE)
     (run,) = listed("runs", "ls")
     reader = subprocess.Popen(
         [sys.executable, "-m", "anabranch", "runs", "logs", run["id"], "-f"],
@@ -433,7 +450,7 @@ def test_a_file_is_run_and_recorded(home: Path) -> None:
     [
         (("flows.py:later", "-p", "text=a=b"), 0, "got 'a=b'"),
         (("flows:later", "-p", 'text="10"'), 0, "got '10'"),
-        (("flows.py:broken",), 1, 'File "{here}/flows.py", line 42, in broken'),
+        (("flows.py:broken",), 1, 'File "{here}/flows.py", line 54, in broken'),
         (("flows.py:total", "-p", "n=many"), 2, "valid integer"),
         (("flows.py:total", "-p", "m=1"), 2, "unexpected keyword argument 'm'"),
         (("flows.py:total", "-p", "n"), 2, "name=value"),
@@ -459,7 +476,7 @@ def test_what_a_run_exits_with(home: Path, args: tuple[str, ...], code: int, tol
 
 
 def test_a_cancelled_run_can_be_resumed(home: Path, tmp_path: Path) -> None:
-    process = started("run", "flows.py:held")
+    process = started("run", "flows.py:held", *SIZE)
     (run,) = listed("runs", "ls")
     result = invoked("runs", "cancel", run["id"])
     assert "is Cancelled" in result.stdout and "runs resume" in result.stdout
@@ -472,14 +489,22 @@ def test_a_cancelled_run_can_be_resumed(home: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = listed("runs", "ls")
     assert (run["state"], run["attempt"]) == ("COMPLETED", 2)
-    assert sorted(Path("ran").read_text().split()) == ["0", "1", "2"]  # nothing ran again
+    assert sorted(Path("ran").read_text().split()) == ["0", "1", "2", "box"]  # nothing ran again
     assert not (elsewhere / "ran").exists()
     assert "has completed" in invoked("runs", "resume", run["id"], code=2).stderr
     assert "has ended already" in invoked("runs", "cancel", run["id"]).stderr
 
 
+def test_ctrl_c_ends_a_run_as_cancelled(home: Path) -> None:
+    process = started("run", "flows.py:held", *SIZE)
+    process.send_signal(signal.SIGINT)
+    assert left(process) == 3
+    (run,) = listed("runs", "ls")
+    assert run["state"] == "CANCELLED" and "Ctrl-C" in run["message"]
+
+
 def test_a_killed_run_shows_as_crashed_and_can_be_resumed(home: Path) -> None:
-    process = started("run", "flows.py:held")
+    process = started("run", "flows.py:held", *SIZE)
     while not listed("runs", "ls"):  # it is recorded a moment later
         assert process.poll() is None
     process.kill()

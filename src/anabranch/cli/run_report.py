@@ -48,11 +48,13 @@ class TaskGroup:
 
 @dataclass(frozen=True, slots=True)
 class RunReport:
-    """A flow run with what is below it. Times in seconds since the epoch; a slice of the drawn time
+    """A flow run with what is below it; some lists hold one more than `limit`, which shows that they
+    go on. Times in seconds since the epoch; a slice of the drawn time
     is `slice_seconds` long, from `start` on."""
 
     run: FlowRunRow
     now: float
+    limit: int
     start: float
     end: float
     groups: Sequence[TaskGroup]
@@ -68,7 +70,7 @@ class RunReport:
 
 
 def report(database: Database, run: FlowRunRow, now: float, limit: int) -> RunReport:
-    """Gather it; one more than `limit` of each list, so that it shows whether there are more."""
+    """Gather it, with at most `limit` lines of each list."""
     counts = task_counts(database, run)
     starts = [each.first_start for each in counts if each.first_start is not None]
     start = min(starts, default=run.started or run.created)
@@ -84,6 +86,7 @@ def report(database: Database, run: FlowRunRow, now: float, limit: int) -> RunRe
     return RunReport(
         run=run,
         now=now,
+        limit=limit,
         start=start,
         end=end,
         groups=_groups(counts, ran, run.ended is not None),
@@ -157,9 +160,9 @@ def report_json(about: RunReport) -> dict[str, Any]:
                 "message": each.message,
                 "upstream": [upstream._asdict() for upstream in each.upstream],
             }
-            for each in about.waiting
+            for each in about.waiting[: about.limit]
         ],
-        "failures": [task_run_json(each) for each in about.failures],
+        "failures": [task_run_json(each) for each in about.failures[: about.limit]],
         "artifacts": [
             {
                 "id": each.id,

@@ -39,9 +39,9 @@ _STATE_STYLES: Final = {name: STYLES[kind] for kind, name in PHASE_STATES} | {
 _ORDER: Final = ("Running", "Cancelling", "AwaitingRetry", "Pending", "Completed")
 
 
-def draw(about: RunReport, width: int, limit: int) -> Generator[Any]:
-    """The parts of the drawing, for a terminal so many columns wide; at most `limit` lines of each
-    list."""
+def draw(about: RunReport, width: int) -> Generator[Any]:
+    """The parts of the drawing, for a terminal so many columns wide."""
+    limit = about.limit
     yield from _head(about)
     if about.groups:
         yield ""

@@ -107,7 +107,7 @@ def show(
         if json:
             print_json(report_json(about))
             return
-        for part in draw(about, width, limit):
+        for part in draw(about, width):
             out.print(part, no_wrap=True, overflow="ellipsis")
         tell_unseen(store, found)
 

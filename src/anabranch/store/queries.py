@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from anabranch.errors import AmbiguousRunError, UnknownRunError
-from anabranch.store.database import Database, Row
+from anabranch.store.database import Database, Row, clean
 from anabranch.store.rows import KEY_BITS
 
 SHORTEST_START: Final = 4
@@ -114,7 +114,7 @@ def find_flow_run(database: Database, given: str) -> FlowRunRow:
 
     Raises `UnknownRunError` and `AmbiguousRunError`.
     """
-    text = given.strip()
+    text = clean(given.strip()) or ""
     by_id = f"SELECT {_COLUMNS} FROM flow_run WHERE run_id = ?"
     rows = database.read(by_id, (text.lower(),))
     if rows:
