@@ -200,10 +200,14 @@ class UnhashableInput(AnabranchError, TypeError):
         self.type_name = type_name
         self.reason = reason
         self.argument = argument
+        left_out = (
+            "leave it out of the policy"
+            if argument is None
+            else f"leave the argument out with INPUTS - {argument!r}"
+        )
         super().__init__(
             f"No key can be made from {path}, of type {type_name}: {reason}. Give its class an "
-            "__anabranch_key__() method, leave the argument out with "
-            f"INPUTS - {argument or 'argument'!r}, or make the key yourself with cache_key_fn."
+            f"__anabranch_key__() method, {left_out}, or make the key yourself with cache_key_fn."
         )
 
 

@@ -56,6 +56,7 @@ def recording_engine(
             writer.settle = partial(_settle, engine)
             writer.fence = partial(_fence, engine)
             writer.running = engine.running
+            writer.unsettled = engine.unsettled
             lifetimes.enter_context(
                 logs_stored(engine.flow_runs.__contains__, engine.broadcast.record)
             )

@@ -79,7 +79,6 @@ class Submission:
     __slots__ = (
         "admission",
         "context",
-        "count",
         "digest",
         "group",
         "home",
@@ -106,10 +105,8 @@ class Submission:
         context: Context,
         tally: Tally,
         visible: bool,
-        count: int,
     ) -> None:
         self.home = home
-        self.count = count
         self.spec = spec
         self.scope = scope
         self.group = open_flow.group

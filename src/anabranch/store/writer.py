@@ -20,7 +20,6 @@ from anabranch.events import (
     FlowRunChanged,
     LogWritten,
     TaskRunChanged,
-    TaskRunsSettled,
     TaskRunsSubmitted,
 )
 from anabranch.futures import TaskFuture
@@ -42,6 +41,9 @@ RETRY_SECONDS = 1.0
 """Between two tries to write into a store that is locked or full."""
 PATIENCE_SECONDS = 30.0
 """How long a locked store is waited for at the end of a run, and a full one a tenth of that."""
+MOST_SAMPLED = 1_000
+"""Unsettled runs that are looked at each time for those that have no row yet."""
+MOST_PLACES = 1_000
 MOST_ROWS = 50_000
 """Rows that wait in memory for such a store, until the run itself has to wait."""
 
@@ -57,7 +59,8 @@ class StoreWriter:
     """See `events.Recorder`. Belongs to one engine, whose runs' ids begin with `prefix`.
 
     `settle` is called in strict durability after each batch, with the runs in it; `fence` once if
-    another process has taken the run over. `running` gives the runs that run right now.
+    another process has taken the run over. `running` gives the runs that run right now,
+    `unsettled` the oldest that have not settled.
     """
 
     beat_seconds = BEAT_SECONDS / 2
@@ -76,6 +79,7 @@ class StoreWriter:
         self.settle: Callable[[Settle], None] = _ignore
         self.fence: Callable[[StaleOwnerError], None] = _ignore
         self.running: Callable[[], Iterable[Run]] = tuple
+        self.unsettled: Callable[[int], Iterable[Run]] = _none
         self._prefix = f"{prefix >> 48:020x}"
         self.secret = secret
         self._limit = inline_limit
@@ -89,6 +93,17 @@ class StoreWriter:
         self._broken: Exception | None = None
         self._beaten = time.monotonic()
         self._shown: set[int] = set()
+        self._places: dict[
+            tuple[int, int, str | None], tuple[Any, int | None, int, int | None]
+        ] = {}
+        self._takers: dict[type, Callable[[Any], None]] = {
+            TaskRunsSubmitted: self._submitted,
+            TaskRunChanged: self._changed,
+            FlowRunBegan: self._began,
+            FlowRunChanged: self._flow_changed,
+            LogWritten: self._logged,
+            ArtifactMade: self._artifact,
+        }
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -134,28 +149,16 @@ class StoreWriter:
         self.database.close()
 
     def _take(self, events: Sequence[Event], settled: list[Run]) -> None:
+        """Make rows of events. Runs that settled come last: the rows of all else are there then."""
         for event in events:
-            match event:
-                case TaskRunsSettled():
-                    settled += event.runs
-                    if self._broken is None:
-                        self._settled(event.runs)
-                    else:
-                        self._unwritten += len(event.runs)
-                case _ if self._broken is not None:
-                    continue
-                case TaskRunsSubmitted():
-                    self._submitted(event)
-                case TaskRunChanged():
-                    self._changed(event)
-                case FlowRunBegan():
-                    self._began(event)
-                case FlowRunChanged():
-                    self._flow_changed(event)
-                case LogWritten():
-                    self._logged(event)
-                case ArtifactMade():
-                    self._artifact(event)
+            if type(event) is TaskFuture:
+                settled.append(event)
+            elif self._broken is None:
+                self._takers[type(event)](event)
+        if self._broken is None:
+            self._settled(settled)
+        else:
+            self._unwritten += len(settled)
 
     # -- task runs ------------------------------------------------------------------------------
 
@@ -244,18 +247,21 @@ class StoreWriter:
         flow_run, task, offset, parent = self._place_of(shared)
         scope = shared.scope
         base = self._base()
-        if scope.map_id is not None:
-            if first._key == scope.first_key:
-                self._batch.submissions.append(
-                    (base | first._key, flow_run, parent, task, shared.count, scope.first_index,
-                     scope.map_id, event.at)
-                )  # fmt: skip  # as it stands in the table
-        elif first._phase < SETTLED:
-            row = self._row_of(first)
-            self._batch.runs[row] = (
-                row, flow_run, task, first._key + offset, WAITING, first._attempt, None, None,
-                first._digest, None, None, None, None, None, parent, None, event.at
-            )  # fmt: skip  # as above
+        together = event.runs[-1]._key - first._key + 1 == len(event.runs)
+        if scope.map_id is not None and together:
+            self._batch.submissions.append(
+                (base | first._key, flow_run, parent, task, len(event.runs), first._key + offset,
+                 scope.map_id, event.at)
+            )  # fmt: skip  # as it stands in the table
+        else:
+            for run in event.runs:
+                if run._phase >= SETTLED:
+                    continue
+                row = self._row_of(run)
+                self._batch.runs[row] = (
+                    row, flow_run, task, run._key + offset, WAITING, run._attempt, None, None,
+                    run._digest, None, None, None, None, None, parent, None, event.at
+                )  # fmt: skip  # as above
         self._batch.replaced += [(base | run._key, old) for run, old in event.replaced]
         for run, upstream in event.linked:
             row = self._row_of(run)
@@ -276,34 +282,46 @@ class StoreWriter:
         )  # fmt: skip  # as it stands in the table
 
     def _sample(self) -> None:
-        """A row for what has run for a while: of short runs, nobody sees that they run."""
+        """Rows for what runs or waits for a while: of short runs, nobody sees that they did."""
         now = time.time()
-        for run in self.running():
+        running = [(run, RUNNING, now) for run in self.running()]
+        waiting = [(run, WAITING, None) for run in self.unsettled(MOST_SAMPLED)]
+        for run, phase, started in (*running, *waiting):
             row = self._row_of(run)
-            if row in self._shown or run._phase >= SETTLED:
+            shared: Any = run._shared
+            mapped = shared.scope.map_id is not None
+            if row in self._shown or run._phase >= SETTLED or (mapped and phase == WAITING):
                 continue
             self._shown.add(row)
-            flow_run, task, offset, parent = self._place_of(run._shared)
+            flow_run, task, offset, parent = self._place_of(shared)
             self._batch.runs[row] = (
-                row, flow_run, task, run._key + offset, RUNNING, run._attempt, now, None,
+                row, flow_run, task, run._key + offset, phase, run._attempt, started, None,
                 run._digest, None, None, None, None, None, parent, None, now
             )  # fmt: skip  # as it stands in the table
+        self._shown.intersection_update(self._row_of(run) for run, *_ in running)
 
     def _place_of(self, shared: Any) -> tuple[int | None, int, int, int | None]:
         """Of a submission: its flow run, its task, what makes a key the run's number, its parent."""
         scope, spec = shared.scope, shared.spec
+        place = (id(spec), id(scope.flow_run), scope.parent_task_run_id)
+        known = self._places.get(place)
+        if known is None:
+            known = self._new_place(scope, spec)
+            if len(self._places) > MOST_PLACES:
+                self._places.clear()
+            self._places[place] = known
+        _, flow_run, task, parent = known
+        return flow_run, task, scope.first_index - scope.first_key, parent
+
+    def _new_place(self, scope: Any, spec: Any) -> tuple[Any, int | None, int, int | None]:
         flow_run = None if scope.flow_run is None else self._flow_rows.get(scope.flow_run.id)
         identity = (spec.key, spec.name, spec.source)
         task = self._tasks.get(identity)
         if task is None:
             task = self._tasks[identity] = self._new_task(identity)
         parent = scope.parent_task_run_id
-        return (
-            flow_run,
-            task,
-            scope.first_index - scope.first_key,
-            None if parent is None else self._row_of_id(parent),
-        )
+        parent = None if parent is None else self._row_of_id(parent)
+        return (spec, scope.flow_run), flow_run, task, parent  # the first two: kept, for their ids
 
     def _new_task(self, identity: tuple[str, str, bytes]) -> int:
         with self.database.transaction() as transaction:
@@ -510,6 +528,10 @@ def _message(outcome: Outcome) -> str | None:
     if outcome.message is None and isinstance(error, BaseException):
         return clean(f"{type(error).__name__}: {error}")
     return clean(outcome.message)
+
+
+def _none(_: int) -> Iterable[Run]:
+    return ()
 
 
 def _ignore(_: Any) -> None:
