@@ -125,12 +125,14 @@ def command(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def started(*args: str) -> subprocess.Popen[str]:
-    """A command that has come to its flow's `hold`."""
+    """A command that has come to its flow's `hold`, and is recorded by now."""
     process = subprocess.Popen(
         [sys.executable, "-m", "anabranch", *args], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "holding\n"
+    while not listed("runs", "ls"):  # which is so a moment later
+        assert process.poll() is None
     return process
 
 
@@ -505,8 +507,6 @@ def test_ctrl_c_ends_a_run_as_cancelled(home: Path) -> None:
 
 def test_a_killed_run_shows_as_crashed_and_can_be_resumed(home: Path) -> None:
     process = started("run", "flows.py:held", *SIZE)
-    while not listed("runs", "ls"):  # it is recorded a moment later
-        assert process.poll() is None
     process.kill()
     assert left(process) == -signal.SIGKILL
     (run,) = listed("runs", "ls")
