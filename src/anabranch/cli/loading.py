@@ -26,14 +26,16 @@ if TYPE_CHECKING:
 
 def load_flow(given: str) -> Flow[..., Any]:
     """The flow that `given` names, or the only one in its file. Raises `FlowFileError`."""
-    from anabranch.flows import Flow
+    from anabranch.flows import (
+        Flow,  # and with it the engine, which a look at the store does without
+    )
 
     return _load(given, Flow, "flow")
 
 
 def load_task(given: str) -> Task[..., Any]:
     """The same for a task."""
-    from anabranch.tasks import Task
+    from anabranch.tasks import Task  # as above
 
     return _load(given, Task, "task")
 

@@ -150,18 +150,7 @@ def report_json(about: RunReport) -> dict[str, Any]:
         "subflows": [
             {**run_json(each), "parent": _parent_id(about, each.parent)} for each in about.subflows
         ],
-        "waiting": [
-            {
-                "id": each.id,
-                "name": each.name,
-                "task": each.task,
-                "reason": each.reason,
-                "since": iso(each.since),
-                "message": each.message,
-                "upstream": [upstream._asdict() for upstream in each.upstream],
-            }
-            for each in about.waiting[: about.limit]
-        ],
+        "waiting": [_waiting_json(each) for each in about.waiting[: about.limit]],
         "failures": [task_run_json(each) for each in about.failures[: about.limit]],
         "artifacts": [
             {
@@ -183,6 +172,18 @@ def report_json(about: RunReport) -> dict[str, Any]:
             }
             for each in about.transitions
         ],
+    }
+
+
+def _waiting_json(wait: Waiting) -> dict[str, Any]:
+    return {
+        "id": wait.id,
+        "name": wait.name,
+        "task": wait.task,
+        "reason": wait.reason,
+        "since": iso(wait.since),
+        "message": wait.message,
+        "upstream": [each._asdict() for each in wait.upstream],
     }
 
 

@@ -9,21 +9,30 @@ from typing import Annotated
 import typer
 
 from anabranch.cli.output import (
+    clock_time,
     console,
     count_of,
+    iso,
     note,
     print_json,
     print_json_line,
     run_json,
     runs_table,
+    shown,
+    styled,
 )
 from anabranch.cli.resuming import resume
+from anabranch.cli.run_report import report, report_json
+from anabranch.cli.run_view import draw
 from anabranch.cli.stopping import cancel
 from anabranch.cli.stores import OpenStore, opened_store
 from anabranch.durations import parse_duration
+from anabranch.store.burial import bury_the_dead
 from anabranch.store.database import Database
-from anabranch.store.log_queries import LogRow
+from anabranch.store.log_queries import LogRow, logs
 from anabranch.store.queries import FlowRunRow, find_flow_run, flow_runs
+from anabranch.store.retention import removable_runs, remove_runs
+from anabranch.store.sessions import Watch
 
 FOLLOW_SECONDS = 0.5
 """Between two looks for new lines."""
@@ -96,9 +105,6 @@ def show(
 
     Example: anabranch runs show quiet-heron
     """
-    from anabranch.cli.run_report import report, report_json
-    from anabranch.cli.run_view import draw
-
     with opened_store() as store:
         found = find_flow_run(store.database, run)
         out = console()
@@ -128,8 +134,6 @@ def show_logs(
 
     Example: anabranch runs logs quiet-heron -f --level warning
     """
-    from anabranch.store.log_queries import logs
-
     least = _level(level)
     with opened_store() as store:
         found = find_flow_run(store.database, run)
@@ -168,9 +172,6 @@ def _level(text: str) -> int:
 
 def _has_ended(database: Database, run: FlowRunRow) -> bool:
     """Whether no more lines follow: seen before they are read, since the last come with the end."""
-    from anabranch.store.burial import bury_the_dead
-    from anabranch.store.sessions import Watch
-
     bury_the_dead(database, Watch(), time.time())
     return find_flow_run(database, run.id).ended is not None
 
@@ -184,8 +185,6 @@ class LinePrinter:
         self._console = console()
 
     def print(self, lines: list[LogRow]) -> None:
-        from anabranch.cli.output import clock_time, iso, shown, styled
-
         for line in lines:
             self.last = line.id
             name = logging.getLevelName(line.level)
@@ -218,8 +217,6 @@ def remove(
 
     Example: anabranch runs rm --older-than 30d
     """
-    from anabranch.store.retention import removable_runs, remove_runs
-
     if bool(runs) == (older_than is not None):
         raise typer.BadParameter("give either ids or --older-than", param_hint="ID")
     age = None if older_than is None else parse_duration(older_than)
