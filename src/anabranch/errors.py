@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -521,19 +521,45 @@ class StaleOwnerError(AnabranchError):
         )
 
 
-class ConflictError(StoreError):
-    """A row that may be there once was to be written twice."""
-
-
 class UnknownRunError(AnabranchError, LookupError):
-    """There is no run of this id or name in the store."""
+    """No run in the store has this id or name."""
 
     def __init__(self, given: str, nearest: Iterable[str]) -> None:
-        near = ", ".join(nearest)
+        near = " or ".join(nearest)
+        told = f" Did you mean {near}?" if near else ""
         super().__init__(
-            f"There is no run {given!r} in the store."
-            + (f" Did you mean {near}?" if near else " See `anabranch runs ls`.")
+            f"No run in the store has the id or name {given!r}.{told} See `anabranch runs ls`."
         )
+
+
+class AmbiguousRunError(AnabranchError, LookupError):
+    """Several runs have an id that begins like this."""
+
+    def __init__(self, given: str, ids: Sequence[str]) -> None:
+        super().__init__(
+            f"Several ids begin with {given!r}: {', '.join(ids)}. Give more of the one you mean."
+        )
+
+
+class DurationError(AnabranchError, ValueError):
+    """A text does not say a length of time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text!r} is not a length of time. Write one like 30d, 12h or 1d12h, with w, d, h, m "
+            "and s for weeks, days, hours, minutes and seconds."
+        )
+
+
+class FlowFileError(AnabranchError, ValueError):
+    """What should name a flow, or a file with flows, names none."""
+
+    def __init__(self, given: str, problem: str) -> None:
+        super().__init__(f"{given!r} will not do: {problem}")
+
+
+class ConflictError(StoreError):
+    """A row that may be there once was to be written twice."""
 
 
 class NotARootError(AnabranchError, ValueError):

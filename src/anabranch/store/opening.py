@@ -13,6 +13,11 @@ FILE = "anabranch.db"
 POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 
 
+def store_url(url: str | None, home: Path) -> str:
+    """Where the store is, for people; `url` is the setting."""
+    return url or f"sqlite:///{home / NAME}"
+
+
 def open_store(url: str | None, home: Path, durable: bool = False) -> Database:
     """The store at a URL, or the file `anabranch.db` in `home` where there is none; made or migrated
     if need be. `durable` waits for the disk at each commit.

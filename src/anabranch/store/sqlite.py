@@ -64,6 +64,8 @@ class SqliteDatabase:
             try:
                 made = connection.execute("PRAGMA schema_version").fetchone()[0]
                 if not made or is_current(self.url, self._version(connection)):
+                    if not made:  # first of all, so that a removal can give back what it frees
+                        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                     self._set_up(connection)
                     if not made:
                         self._make_tables(connection)
