@@ -97,7 +97,7 @@ class LogWritten(NamedTuple):
 
 
 class ArtifactMade(NamedTuple):
-    """An artifact was made, or changed; `data` is JSON."""
+    """An artifact was made; `data` is JSON."""
 
     id: str
     key: str | None
@@ -109,6 +109,15 @@ class ArtifactMade(NamedTuple):
     task_run_id: str | None
 
 
+class ArtifactChanged(NamedTuple):
+    """A progress artifact says something else; a description of None stays as it was."""
+
+    id: str
+    description: str | None
+    data: str
+    at: float
+
+
 Event = (
     TaskRunsSubmitted
     | TaskRunChanged
@@ -117,6 +126,7 @@ Event = (
     | FlowRunChanged
     | LogWritten
     | ArtifactMade
+    | ArtifactChanged
 )
 
 

@@ -29,6 +29,7 @@ from anabranch.execution.requests import (
     Carry,
     Describe,
     Ended,
+    KeepArtifact,
     Launch,
     Refusal,
     Settled,
@@ -117,6 +118,8 @@ class EngineDesk:
             case AskParameters():
                 flow_run = call.scope.flow_run
                 return {} if flow_run is None else flow_run.parameters
+            case KeepArtifact():
+                return engine.keep_artifact(words.event)
             case _:
                 raise TypeError(f"Not a request: {words!r}")
 

@@ -9,6 +9,7 @@ have threads of their own. Sync and async code come in through the same methods.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -34,7 +35,15 @@ from anabranch.errors import (
     ResultNotKeptError,
     RunTimedOut,
 )
-from anabranch.events import FlowRunAbout, FlowRunBegan, FlowRunChanged, Recorder, Subscriber
+from anabranch.events import (
+    ArtifactChanged,
+    ArtifactMade,
+    FlowRunAbout,
+    FlowRunBegan,
+    FlowRunChanged,
+    Recorder,
+    Subscriber,
+)
 from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
@@ -69,6 +78,8 @@ from anabranch.states import State
 from anabranch.subscribers.progress import TaskProgress
 from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
 from anabranch.waiting import Waiter
+
+logger = logging.getLogger("anabranch.runs")
 
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
@@ -732,6 +743,12 @@ class Engine:
             if run is not None and _shared(run).visible:
                 found.append(run)
         return found
+
+    def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
+        """Record what a call has made."""
+        if not self.records:
+            logger.warning("Artifact %s is not kept: nothing of this run is recorded", event.id)
+        self.broadcast.record(event)
 
     # -- what workers ask -------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from anabranch.clock import SystemClock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import find_blockers, resolve
 from anabranch.errors import ForeignFutureError, UnsupportedOptionError
+from anabranch.events import ArtifactChanged, ArtifactMade
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.execution.names import default_name
@@ -36,6 +37,7 @@ from anabranch.execution.requests import (
     Carry,
     Describe,
     Ended,
+    KeepArtifact,
     Launch,
     Refusal,
     Settled,
@@ -362,6 +364,9 @@ class RemoteEngine:
         if flow_run.id not in self._parameters:
             self._parameters[flow_run.id] = self._ask(AskParameters(), "Parameters")
         return self._parameters[flow_run.id]
+
+    def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
+        self._send(KeepArtifact(event), "An artifact")
 
     def refuse_flow(self, flow_name: str) -> None:
         """Raise `UnsupportedOptionError`: flows run in the process of the root flow."""

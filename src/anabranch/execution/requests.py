@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anabranch.events import ArtifactChanged, ArtifactMade
 from anabranch.execution.portable import Packed
 from anabranch.futures import TaskFuture
 
@@ -96,6 +97,12 @@ class AddCallback(NamedTuple):
 
 class AskParameters(NamedTuple):
     """Answered by those of the flow run."""
+
+
+class KeepArtifact(NamedTuple):
+    """Record an artifact of the call."""
+
+    event: ArtifactMade | ArtifactChanged
 
 
 # -- told by the engine ---------------------------------------------------------------------------
