@@ -10,7 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from anabranch.errors import OptionError
 
@@ -49,20 +49,24 @@ def _parts(table: Any) -> tuple[list[Any] | None, Iterator[Iterable[Any]]]:
     if library in ("pandas", "polars") and type(table).__name__ == "DataFrame":
         return _of_pandas(table) if library == "pandas" else (table.columns, table.iter_rows())
     if isinstance(table, Mapping):
-        return _of_columns(table)  # pyright: ignore[reportUnknownArgumentType]  # a user's own
+        return _of_columns(cast(Mapping[Any, Any], table))
     if isinstance(table, list | tuple):
-        items: Sequence[Any] = table  # pyright: ignore[reportUnknownVariableType]  # as above
-        if all(isinstance(row, Mapping) for row in items):
-            columns = list(dict.fromkeys(name for row in items for name in row))
-            return columns, ([row.get(name) for name in columns] for row in items)
-        if all(isinstance(row, list | tuple) for row in items):
-            return None, iter(items)
+        rows = cast(Sequence[Any], table)
+        if all(isinstance(row, Mapping) for row in rows):
+            return _of_dicts(rows)
+        if all(isinstance(row, list | tuple) for row in rows):
+            return None, (row for row in rows)
     raise OptionError(
         "create_table_artifact",
         "table",
         f"<{type(table).__name__}>",
         "a list of dicts, a dict of lists, a list of lists, or a frame of pandas or polars",
     )
+
+
+def _of_dicts(rows: Sequence[Mapping[Any, Any]]) -> tuple[list[Any], Iterator[Iterable[Any]]]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return columns, ([row.get(name) for name in columns] for row in rows)
 
 
 def _of_columns(table: Mapping[Any, Any]) -> tuple[list[Any], Iterator[Iterable[Any]]]:
@@ -85,17 +89,17 @@ def _of_pandas(frame: Any) -> tuple[list[Any], Iterator[Iterable[Any]]]:
 
 def plain(value: Any, depth: int = 0) -> Any:
     """The value as JSON has it, or as text."""
-    kind: type[Any] = type(value)
+    kind = cast(type[Any], type(value))
     if value is None or kind in (str, bool, int):
         return value
     if kind is float:
         return value if math.isfinite(value) else str(value)
     if depth < DEEPEST:
         if isinstance(value, Mapping):
-            items = value.items()  # pyright: ignore[reportUnknownVariableType]  # a user's own
-            return {str(name): plain(item, depth + 1) for name, item in items}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
+            items = cast(Mapping[Any, Any], value).items()
+            return {str(name): plain(item, depth + 1) for name, item in items}
         if isinstance(value, list | tuple):
-            return [plain(item, depth + 1) for item in value]  # pyright: ignore[reportUnknownVariableType]  # as above
+            return [plain(item, depth + 1) for item in cast(Sequence[Any], value)]
     if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():
         number = value.item()
         if type(number) is not kind:

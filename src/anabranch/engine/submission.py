@@ -73,7 +73,8 @@ class Submission:
     """Shared by its futures; see `futures.Shared`.
 
     `kwargs` are those of each run, unless `kwargs_each` has them run by run. `wait_for` is what to
-    search again before each launch, since it holds lists whose futures were not known yet.
+    search again before each launch, since it holds lists whose futures were not known yet. `limits`
+    are the names of those by tag that the runs have to keep.
     """
 
     __slots__ = (
@@ -85,10 +86,12 @@ class Submission:
         "home",
         "kwargs",
         "kwargs_each",
+        "limits",
         "recorded",
         "runner",
         "scope",
         "spec",
+        "special",
         "tally",
         "visible",
         "wait_for",
@@ -107,10 +110,13 @@ class Submission:
         tally: Tally,
         visible: bool,
         count: int,
+        limits: tuple[str, ...] = (),
     ) -> None:
         self.home = home
         self.count = count
         self.spec = spec
+        self.limits = limits
+        self.special = spec.special or bool(limits)  # whether a completed run owes more
         self.scope = scope
         self.group = open_flow.group
         self.admission = open_flow.admission
