@@ -50,6 +50,8 @@ class Shared:
         self.group = group
         self.spec = spec
         self.admission = admission
+        self.special = spec.special
+        self.limits: tuple[str, ...] = ()
         self.tally = Tally("work")
         self.visible = True
 

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from anabranch.annotations import opaque as opaque
     from anabranch.annotations import quote as quote
     from anabranch.annotations import unmapped as unmapped
+    from anabranch.artifacts import create_image_artifact as create_image_artifact
+    from anabranch.artifacts import create_link_artifact as create_link_artifact
+    from anabranch.artifacts import create_markdown_artifact as create_markdown_artifact
+    from anabranch.artifacts import create_progress_artifact as create_progress_artifact
+    from anabranch.artifacts import create_table_artifact as create_table_artifact
+    from anabranch.artifacts import update_progress_artifact as update_progress_artifact
+    from anabranch.concurrency import concurrency as concurrency
+    from anabranch.concurrency import rate_limit as rate_limit
     from anabranch.context import tags as tags
     from anabranch.errors import AnabranchError as AnabranchError
     from anabranch.errors import CancelledRun as CancelledRun
@@ -45,15 +53,23 @@ _LAZY = {
     "UpstreamTaskError": "errors",
     "allow_failure": "annotations",
     "as_completed": "futures",
+    "concurrency": "concurrency",
+    "create_image_artifact": "artifacts",
+    "create_link_artifact": "artifacts",
+    "create_markdown_artifact": "artifacts",
+    "create_progress_artifact": "artifacts",
+    "create_table_artifact": "artifacts",
     "exponential_backoff": "retries",
     "flow": "flows",
     "get_run_logger": "logging",
     "opaque": "annotations",
     "quote": "annotations",
+    "rate_limit": "concurrency",
     "runtime": "",
     "tags": "context",
     "task": "tasks",
     "unmapped": "annotations",
+    "update_progress_artifact": "artifacts",
     "wait": "futures",
 }
 

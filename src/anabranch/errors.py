@@ -617,3 +617,45 @@ class MissingParameterError(AnabranchError, ValueError):
             f"{name} was called with secrets, which are not recorded. Give them again: {told}, with "
             "flow.resume(run_id, parameters={...}) or `anabranch runs resume ID --param NAME=VALUE`."
         )
+
+
+class UnknownLimitError(AnabranchError, LookupError):
+    """There is no limit of this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is no limit {name!r}. Make it with `anabranch limits set {name} SLOTS`, or leave "
+            "strict out, so that a limit which does not exist limits nothing."
+        )
+
+
+class LimitTooSmallError(AnabranchError, ValueError):
+    """More slots were asked for than a limit has."""
+
+    def __init__(self, name: str, occupy: int, slots: int) -> None:
+        super().__init__(
+            f"{occupy} slots of limit {name!r} can never be had, since it has {slots}. Occupy fewer, "
+            f"or raise it with `anabranch limits set {name} {occupy}`."
+        )
+
+
+class NotARateLimitError(AnabranchError, ValueError):
+    """rate_limit was used with a limit whose slots do not come back by themselves."""
+
+    def __init__(self, name: str, slots: int) -> None:
+        super().__init__(
+            f"rate_limit cannot use limit {name!r}, which does not say how many slots come back in a "
+            f"second. Set that with `anabranch limits set {name} {slots} --per-second X`, or use "
+            "concurrency instead."
+        )
+
+
+class ConcurrencySlotTimeoutError(AnabranchError, TimeoutError):
+    """The slots of a limit could not be had in time."""
+
+    def __init__(self, names: Iterable[str], occupy: int, seconds: float) -> None:
+        told = ", ".join(repr(name) for name in names)
+        super().__init__(
+            f"{occupy} of the slots of {told} could not be had within {seconds:g} seconds. Give it a "
+            "longer timeout_seconds, or see with `anabranch limits ls` what is in use."
+        )

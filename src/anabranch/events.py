@@ -91,7 +91,7 @@ class LogWritten(NamedTuple):
 
 
 class ArtifactMade(NamedTuple):
-    """An artifact was made, or changed; `data` is JSON."""
+    """An artifact was made; `data` is JSON."""
 
     id: str
     key: str | None
@@ -103,6 +103,15 @@ class ArtifactMade(NamedTuple):
     task_run_id: str | None
 
 
+class ArtifactChanged(NamedTuple):
+    """A progress artifact says something else; a description of None stays as it was."""
+
+    id: str
+    description: str | None
+    data: str
+    at: float
+
+
 Event = (
     TaskRunsSubmitted
     | TaskRunChanged
@@ -111,6 +120,7 @@ Event = (
     | FlowRunChanged
     | LogWritten
     | ArtifactMade
+    | ArtifactChanged
 )
 
 

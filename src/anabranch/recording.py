@@ -16,6 +16,7 @@ from anabranch.engine.engine import Engine
 from anabranch.errors import FullStoreError, LockedStoreError, ReadOnlyStoreError, StaleOwnerError
 from anabranch.events import Subscriber
 from anabranch.execution.calls import TaskSpec
+from anabranch.limits import SlotStore
 from anabranch.outcomes import Kept
 from anabranch.results.keeper import Keeper
 from anabranch.results.persistence import Persistence
@@ -57,6 +58,7 @@ def recording_engine(
             writer.fence = partial(_fence, engine)
             writer.running = engine.running
             writer.unsettled = engine.unsettled
+            engine.open_slots = partial(_slots, writer)
             lifetimes.enter_context(
                 logs_stored(engine.flow_runs.__contains__, engine.broadcast.record)
             )
@@ -77,6 +79,12 @@ def _opened_writer(settings: Settings, prefix: int) -> StoreWriter | None:
         logger.error("%s The run goes on without being recorded.", error)
         return None
     return StoreWriter(database, prefix, secret, strict, settings.result_inline_limit)
+
+
+def _slots(writer: StoreWriter) -> SlotStore:
+    from anabranch.store.slots import StoreSlots  # only where slots of limits are asked for
+
+    return StoreSlots(writer.database.another())
 
 
 def _cache(writer: StoreWriter, keeper: Keeper, spec: TaskSpec) -> Cache:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.annotations import allow_failure
@@ -23,18 +24,23 @@ from anabranch.execution.portable import packed, portable_exception, unpacked
 from anabranch.execution.requests import (
     AddCallback,
     Answer,
+    AskLimits,
     AskParameters,
     Began,
     Cancel,
     Carry,
     Describe,
     Ended,
+    GiveSlots,
+    KeepArtifact,
     Launch,
     Refusal,
     Settled,
+    SlotsTaken,
     Stop,
     Submit,
     Submitted,
+    TakeSlots,
     Watch,
     number_of,
 )
@@ -65,17 +71,23 @@ class EngineDesk:
         self.carried: dict[int, Run] = {}
         self._tell = tell
         self._kept: dict[int, list[Run]] = {}
+        self._tickets: dict[int, dict[int, Any]] = {}  # for slots of limits, by key and by theirs
         self._tasks: dict[bytes, Any] = {}
         self._changing = threading.Lock()
 
     def ended(self, key: int) -> None:
         self._kept.pop(key, None)
+        for ticket in list(self._tickets.get(key, ())):
+            self._give_slots(key, ticket)
+        self._tickets.pop(key, None)
 
     def close(self) -> None:
         with self._changing:
             self.closed = True
             left = list(self.carried.values())
         self._kept.clear()
+        for key in list(self._tickets):
+            self.ended(key)
         for run in left:
             self.engine.finish_without_retry(_lost(run, self.engine.clock.time()))
 
@@ -84,7 +96,11 @@ class EngineDesk:
     def asked(self, call: Call, request: bytes) -> None:
         number, data = number_of(request)
         try:
-            answer = self._answer(call, loads(data, self.engine))
+            words = loads(data, self.engine)
+            if isinstance(words, AskLimits):
+                self._ask_limits(number, words)
+                return
+            answer = self._answer(call, words)
         except Exception as error:
             self.tell(Refusal(number, portable_exception(error)))
             return
@@ -117,6 +133,12 @@ class EngineDesk:
             case AskParameters():
                 flow_run = call.scope.flow_run
                 return {} if flow_run is None else flow_run.parameters
+            case KeepArtifact():
+                return engine.keep_artifact(words.event)
+            case TakeSlots():
+                return self._take_slots(call, words)
+            case GiveSlots():
+                return self._give_slots(call.key, words.ticket)
             case _:
                 raise TypeError(f"Not a request: {words!r}")
 
@@ -129,7 +151,7 @@ class EngineDesk:
             kwargs_each=words.kwargs_each,
             wait_for=words.wait_for,
             mapped=words.mapped,
-            context=_context_of(call, words.tags),
+            context=_context_of(call, words),
         )
         self._kept.setdefault(call.key, []).extend(runs)
         for run in runs:
@@ -150,7 +172,7 @@ class EngineDesk:
             {},
             wait_for=wait_for,
             runner=carrier,
-            context=_context_of(call, words.tags),
+            context=_context_of(call, words),
             visible=words.task is not None,
             digest=words.digest,
         )[0]
@@ -159,6 +181,31 @@ class EngineDesk:
         self._kept.setdefault(call.key, []).append(run)
         self.engine.reference(run)
         return New(_submitted([run], carrier.first()), [run])
+
+    def _take_slots(self, call: Call, words: TakeSlots) -> None:
+        """Held here for the call, until it gives them back, ends, or dies."""
+        answered = partial(self._slots_taken, words.ticket)
+        ticket = self.engine.take_slots(words.wanted, words.timeout, answered)
+        self._tickets.setdefault(call.key, {})[words.ticket] = ticket
+
+    def _slots_taken(self, ticket: int, error: BaseException | None) -> None:
+        self.tell(SlotsTaken(ticket, None if error is None else portable_exception(error)))
+
+    def _give_slots(self, key: int, ticket: int) -> None:
+        taken = self._tickets.get(key, {}).pop(ticket, None)
+        if taken is not None:
+            self.engine.give_slots(taken)
+
+    def _ask_limits(self, number: int, words: AskLimits) -> None:
+        """Answered once the store was asked, which must not hold up others here."""
+
+        def then(value: Any, error: BaseException | None) -> None:
+            if error is None:
+                self.tell(Answer(number, value))
+            else:
+                self.tell(Refusal(number, portable_exception(error)))
+
+        self.engine.when_asked(words.fn, words.args, then)
 
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)
@@ -249,9 +296,12 @@ def _submitted(runs: Sequence[Run], attempt: int | None) -> Submitted:
     return Submitted(scope.prefix, scope.first_key, scope.first_index, scope.map_id, attempt)
 
 
-def _context_of(call: Call, tags: frozenset[str]) -> RunContext:
+def _context_of(call: Call, words: Submit | Carry) -> RunContext:
+    """That of the submitting code, which may stand in a run that the call carries."""
+    if words.around != call.scope.tags:
+        call = call._replace(scope=replace(call.scope, tags=words.around))
     context = TaskRunContext(call)
-    context.tags = tags
+    context.tags = words.tags
     return context
 
 

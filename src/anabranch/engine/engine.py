@@ -9,6 +9,8 @@ have threads of their own. Sync and async code come in through the same methods.
 
 from __future__ import annotations
 
+import logging
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -16,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from anabranch import engine as engine_rooms
@@ -35,7 +37,15 @@ from anabranch.errors import (
     ResultNotKeptError,
     RunTimedOut,
 )
-from anabranch.events import FlowRunAbout, FlowRunBegan, FlowRunChanged, Recorder, Subscriber
+from anabranch.events import (
+    ArtifactChanged,
+    ArtifactMade,
+    FlowRunAbout,
+    FlowRunBegan,
+    FlowRunChanged,
+    Recorder,
+    Subscriber,
+)
 from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
@@ -49,6 +59,7 @@ from anabranch.futures import (
     until_settled,
 )
 from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
+from anabranch.limits import SlotStore, Wanted
 from anabranch.locks import YieldingLock
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
@@ -71,6 +82,14 @@ from anabranch.subscribers.progress import TaskProgress
 from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
 from anabranch.waiting import Waiter
 
+if TYPE_CHECKING:
+    from anabranch.engine.slot_keeper import Answered, SlotKeeper, Ticket
+    from anabranch.engine.tag_gate import TagGate
+
+logger = logging.getLogger("anabranch.runs")
+
+CROWD = 100
+"""Calls that wait for slots before the next ones are slow to lend their workers."""
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
 
@@ -102,6 +121,10 @@ class Engine:
         self.broadcast = Broadcast(subscribers, record)
         self._keep = keep
         self._cache = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
+        self.open_slots: Callable[[], SlotStore] | None = None  # by default of the settings' store
+        self._slot_keeper: SlotKeeper | None = None
+        self._gate: TagGate | None = None
+        self._making = threading.Lock()
         self.records = record is not None
         self._lock = YieldingLock()
         strict = record is not None and record.strict
@@ -154,7 +177,7 @@ class Engine:
         first = submission.scope.first_key
         if (
             len(inputs) == 1
-            and not (wait_for or kwargs_each or submission.recorded)
+            and not (wait_for or kwargs_each or submission.recorded or submission.limits)
             and _is_plain(spec, inputs[0], kwargs)
         ):
             run: Run = TaskFuture(submission, first, inputs[0])
@@ -223,6 +246,9 @@ class Engine:
             str(uuid.uuid4()) if mapped else None,
             self._keep if visible else None,
         )
+        limits = ()
+        if scope.tags and self.records and visible:
+            limits = self._tag_gate.limits_on(scope.tags, context)
         return Submission(
             self,
             spec,
@@ -234,6 +260,7 @@ class Engine:
             copy_context(),
             tally,
             visible,
+            limits,
         )
 
     def _tally(self, spec: TaskSpec) -> Tally:
@@ -501,6 +528,8 @@ class Engine:
             self.broadcast.settled(commands.settled)
         if commands.changes:
             self.broadcast.changed(commands.changes)
+        if commands.released or commands.gated:
+            self._tag_gate.apply(commands.released, commands.gated)
 
     def _carry_out(self, commands: Commands) -> None:
         for timer in commands.timers:
@@ -609,6 +638,7 @@ class Engine:
             if future._phase == DORMANT:
                 commands = Commands()
                 self._tracker.awake(future, self.clock.time(), commands)
+                self._emit(commands)
         if commands is not None:
             self._carry_out(commands)
         return True
@@ -741,6 +771,83 @@ class Engine:
                 found.append(run)
         return found
 
+    def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
+        """Record what a call has made."""
+        if not self.records:
+            logger.warning("Artifact %s is not kept: nothing of this run is recorded", event.id)
+        self.broadcast.record(event)
+
+    # -- limits -------------------------------------------------------------------------------------
+
+    @property
+    def slot_keeper(self) -> SlotKeeper:
+        """What takes slots of limits; made by the first that asks."""
+        if self._slot_keeper is None:
+            with self._making:
+                if self._slot_keeper is None:
+                    open_slots = self.open_slots or engine_rooms.open_slots
+                    self._slot_keeper = engine_rooms.SlotKeeper(open_slots)
+        return self._slot_keeper
+
+    @property
+    def _tag_gate(self) -> TagGate:
+        keeper = self.slot_keeper
+        if self._gate is None:
+            with self._making:
+                if self._gate is None:
+                    self._gate = engine_rooms.TagGate(self, keeper)
+        return self._gate
+
+    def take_slots(self, wanted: Wanted, timeout: float | None, then: Answered) -> Ticket:
+        """See `SlotKeeper.take`."""
+        return self.slot_keeper.take(wanted, timeout, then)
+
+    def give_slots(self, ticket: Ticket) -> None:
+        self.slot_keeper.give(ticket)
+
+    def slot_patience(self) -> float:
+        """Seconds that a call waits for slots until it lends its worker: each lending may cost a
+        thread, so that a crowd lends later."""
+        return 0.02 if self.slot_keeper.waiting < CROWD else 1.0
+
+    def ask_limits(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """What a function of `store.limits` gives for the store of this run."""
+        answer: list[Any] = []
+        waiter = Waiter()
+
+        def then(value: Any, error: BaseException | None) -> None:
+            answer.extend((value, error))
+            waiter.wake()
+
+        self.when_asked(fn, args, then)
+        while not answer:
+            waiter.block()
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]
+
+    def when_asked(
+        self,
+        fn: Callable[..., Any],
+        args: Sequence[Any],
+        then: Callable[[Any, BaseException | None], object],
+    ) -> None:
+        """The same without waiting: `then` gets the value or the error."""
+        self.slot_keeper.call(partial(_asked, fn, args), then)
+
+    def admitted(self, run: Run, attempt: int) -> None:
+        """A task run has the slots of the limits by its tags."""
+        commands = Commands()
+        with self._lock:
+            self._tracker.admitted(run, attempt, commands)
+            self._emit(commands)
+        self._carry_out(commands)
+
+    def tags_of(self, task_run_id: str) -> frozenset[str]:
+        """Those of a task run that has not settled."""
+        run = self._tracker.live.get(int(task_run_id[-12:], 16))
+        return frozenset() if run is None else _shared(run).scope.tags
+
     # -- what workers ask -------------------------------------------------------------------------
 
     def desk(self, tell: Callable[[bytes], None]) -> Desk:
@@ -831,6 +938,8 @@ class Engine:
         self.callbacks.close()
         if self._cache is not None:
             self._cache.close(self.grace + 1)
+        if self._slot_keeper is not None:
+            self._slot_keeper.close(self.grace + 1)
         self.broadcast.close()
         self.clock.close()
         self._lifetimes.close()
@@ -838,6 +947,10 @@ class Engine:
 
 def _started_by(open_flow: OpenFlow, task_run_id: str) -> bool:
     return open_flow.flow_run is not None and open_flow.flow_run.parent_task_run_id == task_run_id
+
+
+def _asked(fn: Callable[..., Any], args: Sequence[Any], slots: Any) -> Any:
+    return fn(slots.database, *args)
 
 
 def _shared(run: Run) -> Submission:

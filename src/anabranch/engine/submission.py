@@ -73,7 +73,8 @@ class Submission:
     """Shared by its futures; see `futures.Shared`.
 
     `kwargs` are those of each run, unless `kwargs_each` has them run by run. `wait_for` is what to
-    search again before each launch, since it holds lists whose futures were not known yet.
+    search again before each launch, since it holds lists whose futures were not known yet. `limits`
+    are the names of those by tag that the runs have to keep.
     """
 
     __slots__ = (
@@ -84,10 +85,12 @@ class Submission:
         "home",
         "kwargs",
         "kwargs_each",
+        "limits",
         "recorded",
         "runner",
         "scope",
         "spec",
+        "special",
         "tally",
         "visible",
         "wait_for",
@@ -105,9 +108,12 @@ class Submission:
         context: Context,
         tally: Tally,
         visible: bool,
+        limits: tuple[str, ...] = (),
     ) -> None:
         self.home = home
         self.spec = spec
+        self.limits = limits
+        self.special = spec.special or bool(limits)  # whether a completed run owes more
         self.scope = scope
         self.group = open_flow.group
         self.admission = open_flow.admission

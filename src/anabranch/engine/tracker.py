@@ -91,7 +91,18 @@ class Timer(NamedTuple):
 class Commands:
     """What has to be done after an event, in no order but that within each list."""
 
-    __slots__ = ("cancels", "changes", "emptied", "hooks", "launches", "settled", "timers", "wakes")
+    __slots__ = (
+        "cancels",
+        "changes",
+        "emptied",
+        "gated",
+        "hooks",
+        "launches",
+        "released",
+        "settled",
+        "timers",
+        "wakes",
+    )
 
     def __init__(self) -> None:
         self.launches: list[Run] = []
@@ -102,6 +113,8 @@ class Commands:
         self.changes: list[TaskRunChanged] = []
         self.emptied: list[Group] = []
         self.settled: list[Run] = []  # to be recorded
+        self.released: list[Run] = []  # from the limits by their tags, those first
+        self.gated: list[Run] = []  # until `admitted`
 
 
 class Tracker:
@@ -133,7 +146,7 @@ class Tracker:
         shared = _shared(runs[0])
         shared.group.unsettled += len(runs)
         self.live.update((run._key, run) for run in runs)
-        if shared.spec.resources:
+        if shared.spec.resources or shared.limits:
             shared.tally.counts[WAITING] += len(runs)
             for run in runs:
                 self._ready(run, commands)
@@ -170,6 +183,11 @@ class Tracker:
             self._leave_slot(run, commands)
             self._move(run, WAITING)
             self._wait_for(run, blockers, at, commands)
+
+    def admitted(self, run: Run, attempt: int, commands: Commands) -> None:
+        """A gated run has the slots of the limits by its tags; or is too late for them."""
+        if self.live.get(run._key) is run and (run._phase, run._attempt) == (SLOT_WAIT, attempt):
+            self._enter(run, commands)
 
     def started(self, key: int, attempt: int, at: float, commands: Commands) -> None:
         """A runner began an attempt."""
@@ -223,7 +241,7 @@ class Tracker:
             if run._links is not None:
                 run._links.blockers = ()
                 self._release(run, outcome.started + outcome.seconds, commands)
-            if shared.spec.special:
+            if shared.special:
                 self._after(run, outcome, commands)
             if group.waiters and not group.unsettled:
                 commands.emptied.append(group)
@@ -255,7 +273,7 @@ class Tracker:
         run = self.live.get(outcome.key)
         if run is None or run._attempt != outcome.attempt or run._phase == RECORDING:
             return
-        if run._phase == CANCELLING or not _shared(run).visible:
+        if run._phase in (CANCELLING, SLOT_WAIT) or not _shared(run).visible:
             self._end(run, outcome, commands)
             return
         run._outcome = outcome
@@ -401,6 +419,13 @@ class Tracker:
             self._ready(run, commands)
 
     def _ready(self, run: Run, commands: Commands) -> None:
+        if _shared(run).limits:
+            self._move(run, SLOT_WAIT)
+            commands.gated.append(run)
+        else:
+            self._enter(run, commands)
+
+    def _enter(self, run: Run, commands: Commands) -> None:
         shared = _shared(run)
         admission: Admission | None = shared.admission
         if admission is not None and shared.spec.resources and not admission.enter(run):
@@ -414,6 +439,8 @@ class Tracker:
 
     def _leave_slot(self, run: Run, commands: Commands) -> None:
         shared = _shared(run)
+        if shared.limits:
+            commands.released.append(run)
         if shared.spec.resources and shared.admission is not None:
             for next_run in shared.admission.leave(run):
                 self._start(next_run, commands)
@@ -469,9 +496,12 @@ class Tracker:
         """Put a run into its last phase."""
         del self.live[run._key]
         shared = _shared(run)
-        if shared.spec.resources and run._phase == SLOT_WAIT:
-            shared.admission.give_up(run)
-        elif shared.spec.resources and run._phase in (QUEUED, RUNNING, CANCELLING):
+        if run._phase == SLOT_WAIT:
+            if shared.limits:
+                commands.released.append(run)
+            if shared.spec.resources:
+                shared.admission.give_up(run)
+        elif run._phase in (QUEUED, RUNNING, CANCELLING, RECORDING):
             self._leave_slot(run, commands)
         run._inputs = None
         if run._links is not None:

@@ -19,9 +19,10 @@ from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 from anabranch.clock import SystemClock
-from anabranch.context import RunContext, current_context
+from anabranch.context import RunContext, TaskRunContext, current_context
 from anabranch.dependencies import find_blockers, resolve
 from anabranch.errors import ForeignFutureError, UnsupportedOptionError
+from anabranch.events import ArtifactChanged, ArtifactMade
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.execution.names import default_name
@@ -30,24 +31,30 @@ from anabranch.execution.portable import packed, received_exception, unpacked
 from anabranch.execution.requests import (
     AddCallback,
     Answer,
+    AskLimits,
     AskParameters,
     Began,
     Cancel,
     Carry,
     Describe,
     Ended,
+    GiveSlots,
+    KeepArtifact,
     Launch,
     Refusal,
     Settled,
+    SlotsTaken,
     Stop,
     Submit,
     Submitted,
+    TakeSlots,
     Watch,
     numbered,
 )
 from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
 from anabranch.identities import inputs_digest
+from anabranch.limits import Wanted
 from anabranch.outcomes import SETTLED, Outcome
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.waiting import Waiter
@@ -172,6 +179,7 @@ class RemoteEngine:
         self._pending: dict[int, Pending] = {}
         self._mirrors: WeakValueDictionary[int, Run] = WeakValueDictionary()
         self._carried: dict[int, Carried] = {}
+        self._tickets: dict[int, Callable[[BaseException | None], object]] = {}
         self._tasks: dict[int, tuple[TaskSpec, bytes]] = {}  # by identity, the spec kept alive
         self._parameters: dict[str, Mapping[str, Any]] = {}
         self._reader: int | None = None
@@ -215,6 +223,7 @@ class RemoteEngine:
                 wait_for,
                 mapped,
                 context.tags,
+                _tags_around(context),
             ),
             f"The arguments of {spec.name}",
             take,
@@ -255,6 +264,7 @@ class RemoteEngine:
                 spec.name,
                 list(blockers.items()),
                 context.tags,
+                _tags_around(context),
                 None if keep is None else inputs_digest(carried.args, carried.kwargs),
             ),
             f"The call of {spec.name}",
@@ -363,6 +373,31 @@ class RemoteEngine:
             self._parameters[flow_run.id] = self._ask(AskParameters(), "Parameters")
         return self._parameters[flow_run.id]
 
+    def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
+        self._send(KeepArtifact(event), "An artifact")
+
+    # -- limits -------------------------------------------------------------------------------------
+
+    def take_slots(
+        self, wanted: Wanted, timeout: float | None, then: Callable[[BaseException | None], object]
+    ) -> int:
+        """As `Engine.take_slots`; the flow's process holds them for the call."""
+        ticket = next(self._numbers)
+        self._tickets[ticket] = then
+        self._send(TakeSlots(ticket, wanted, timeout), "A request for slots")
+        return ticket
+
+    def give_slots(self, ticket: int) -> None:
+        self._tickets.pop(ticket, None)
+        self._send(GiveSlots(ticket), "Slots")
+
+    def slot_patience(self) -> float:
+        """As `Engine.slot_patience`; a crowd has no room in one process."""
+        return 0.02
+
+    def ask_limits(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return self._ask(AskLimits(fn, args), "Limits")
+
     def refuse_flow(self, flow_name: str) -> None:
         """Raise `UnsupportedOptionError`: flows run in the process of the root flow."""
         task_run = current_context().task_run
@@ -403,6 +438,10 @@ class RemoteEngine:
             self._answered(notice)
         elif isinstance(notice, Launch):
             self._launch(*notice)
+        elif isinstance(notice, SlotsTaken):
+            then = self._tickets.pop(notice.ticket, None)
+            if then is not None:
+                then(None if notice.error is None else received_exception(notice.error))
         elif isinstance(notice, Stop):
             self._stop(notice.keys)
 
@@ -502,6 +541,11 @@ def _without_value(outcome: Outcome, carried: Carried) -> Outcome:
         call = Call(outcome.key, outcome.attempt, carried.spec, scope, (), {})
         kept = scope.keep(outcome.value, call)
     return outcome._replace(value=None, kept=kept)
+
+
+def _tags_around(context: RunContext) -> frozenset[str]:
+    """Those of the task run itself, without what `tags` adds inside it."""
+    return context.call.scope.tags if isinstance(context, TaskRunContext) else frozenset()
 
 
 def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Submitted) -> Scope:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anabranch.events import ArtifactChanged, ArtifactMade
 from anabranch.execution.portable import Packed
 from anabranch.futures import TaskFuture
+from anabranch.limits import Wanted
 
 
 def numbered(number: int, request: bytes) -> bytes:
@@ -29,7 +31,10 @@ def number_of(data: bytes) -> tuple[int, bytes]:
 
 
 class Submit(NamedTuple):
-    """New task runs for the flow's runner. `task` is pickled by itself, since it comes often."""
+    """New task runs for the flow's runner. `task` is pickled by itself, since it comes often.
+
+    `tags` are those that they get beside the task's own, `around` those of the task run that submits.
+    """
 
     task: bytes
     inputs: Sequence[tuple[Any, ...]]
@@ -38,6 +43,7 @@ class Submit(NamedTuple):
     wait_for: Sequence[Any]
     mapped: bool
     tags: frozenset[str]
+    around: frozenset[str]
 
 
 class Carry(NamedTuple):
@@ -51,6 +57,7 @@ class Carry(NamedTuple):
     name: str
     blockers: Sequence[tuple[TaskFuture[Any], bool]]
     tags: frozenset[str]
+    around: frozenset[str]
     digest: bytes | None
 
 
@@ -98,6 +105,33 @@ class AskParameters(NamedTuple):
     """Answered by those of the flow run."""
 
 
+class KeepArtifact(NamedTuple):
+    """Record an artifact of the call."""
+
+    event: ArtifactMade | ArtifactChanged
+
+
+class TakeSlots(NamedTuple):
+    """Take slots of limits for the call, within `timeout` seconds; `SlotsTaken` answers."""
+
+    ticket: int
+    wanted: Wanted
+    timeout: float | None
+
+
+class GiveSlots(NamedTuple):
+    """Give them back, or wait for them no more."""
+
+    ticket: int
+
+
+class AskLimits(NamedTuple):
+    """Answered by what a function of `store.limits` gives for the store of the run."""
+
+    fn: Callable[..., Any]
+    args: Sequence[Any]
+
+
 # -- told by the engine ---------------------------------------------------------------------------
 
 
@@ -129,6 +163,13 @@ class Launch(NamedTuple):
 
     key: int
     attempt: int
+
+
+class SlotsTaken(NamedTuple):
+    """The answer to `TakeSlots`; with an error where they were not."""
+
+    ticket: int
+    error: bytes | None
 
 
 class Stop(NamedTuple):

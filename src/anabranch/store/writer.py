@@ -21,6 +21,7 @@ from anabranch.errors import (
     UnreachableStoreError,
 )
 from anabranch.events import (
+    ArtifactChanged,
     ArtifactMade,
     Event,
     FlowRunBegan,
@@ -111,6 +112,7 @@ class StoreWriter:
             FlowRunChanged: self._flow_changed,
             LogWritten: self._logged,
             ArtifactMade: self._artifact,
+            ArtifactChanged: self._artifact_changed,
         }
 
     # -- events ---------------------------------------------------------------------------------
@@ -433,6 +435,14 @@ class StoreWriter:
             self._root, flow_run, task_run, event.at, event.at
         )  # fmt: skip  # as above
 
+    def _artifact_changed(self, event: ArtifactChanged) -> None:
+        """Of many changes between two writes, the last one counts."""
+        changes = self._batch.artifact_changes
+        description = clean(event.description)
+        if description is None and event.id in changes:
+            description = changes[event.id][0]
+        changes[event.id] = (description, event.data, event.at, event.id)
+
     # -- the store ------------------------------------------------------------------------------
 
     def _write(self, patience: float) -> None:
@@ -505,10 +515,12 @@ class Batch:
         self.transitions: list[Row] = []
         self.logs: list[Row] = []
         self.artifacts: dict[str, Row] = {}
+        self.artifact_changes: dict[str, Row] = {}
         self.replaced: list[tuple[int, int]] = []
 
     def empty(self) -> bool:
-        return not any(self._inserts().values()) and not self.flow_changes
+        changes = self.flow_changes or self.artifact_changes
+        return not changes and not any(self._inserts().values())
 
     def _inserts(self) -> dict[Insert, Sequence[Row]]:
         return {
@@ -540,6 +552,13 @@ class Batch:
                 "attempt = ?, form = ?, result = ?, preview = ? WHERE id = ?",
                 change,
             )
+        for change in self.artifact_changes.values():
+            if not transaction.changed(
+                "UPDATE artifact SET description = COALESCE(?, description), data = ?, "
+                "updated = ? WHERE id = ? AND type = 'progress'",
+                change,
+            ):
+                logger.warning("There is no progress artifact %s to update", change[3])
 
 
 def _message(outcome: Outcome) -> str | None:
