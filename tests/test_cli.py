@@ -400,7 +400,7 @@ def test_the_doctor_tells_problems_with_the_way_out(
     home.mkdir()
     (home / "anabranch.db").write_bytes(b"a picture, not a database " * 100)
     text = invoked("doctor", code=1).stdout
-    assert "not an SQLite file" in text and "move the file away" in text
+    assert "not an SQLite file" in text and "move it away" in text
     monkeypatch.setenv("ANABRANCH_CANCEL_GRACE", "-1")
     assert "cancel_grace" in invoked("doctor", code=1).stdout
 

@@ -254,15 +254,6 @@ class UnknownStorageError(AnabranchError, ValueError):
         )
 
 
-class MissingExtraError(AnabranchError, ImportError):
-    """Something needs a library that is not installed."""
-
-    def __init__(self, what: str, reason: str, install: str) -> None:
-        super().__init__(
-            f'{what} needs a library that is not there ({reason}): pip install "{install}"'
-        )
-
-
 class StorageKeyError(AnabranchError, ValueError):
     """A key cannot stand for a result in a storage."""
 
@@ -419,6 +410,16 @@ class Terminated(SystemExit):
         super().__init__(code)
 
 
+class MissingExtraError(AnabranchError, ImportError):
+    """A package is not installed that comes with an extra of this one."""
+
+    def __init__(self, what: str, package: str, install: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed. Install it with "
+            f'pip install "{install}".'
+        )
+
+
 class StoreError(AnabranchError):
     """The store cannot be used."""
 
@@ -434,6 +435,28 @@ class LockedStoreError(StoreError, TimeoutError):
             self,
             f"The store {url} is held by another process for long ({problem}). Try again; if it "
             "goes on, see with `anabranch doctor` who uses it.",
+        )
+
+
+class UnreachableStoreError(StoreError, ConnectionError):
+    """The server that the store is on does not answer."""
+
+    def __init__(self, url: str, place: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} cannot be reached at {place}: {problem}. See whether the server runs "
+            "there and takes connections from here, or set ANABRANCH_DATABASE_URL to another.",
+        )
+
+
+class StoreUrlError(StoreError, ValueError):
+    """A URL that names no store."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"{url!r} does not name a store: {problem}. A URL of a store is sqlite:///relative/path, "
+            "sqlite:////absolute/path, sqlite:///:memory: or postgresql://user@host:port/database.",
         )
 
 
@@ -455,7 +478,7 @@ class ReadOnlyStoreError(StoreError, PermissionError):
         AnabranchError.__init__(
             self,
             f"The store {url} cannot be written: {problem}. Change its permissions, or set "
-            "ANABRANCH_HOME to a folder that can be written.",
+            "ANABRANCH_HOME or ANABRANCH_DATABASE_URL to one that can be written.",
         )
 
 
@@ -467,13 +490,13 @@ class CorruptStoreError(StoreError):
 
 
 class NotAStoreError(StoreError, ValueError):
-    """What should be the store is a file of another kind."""
+    """What should be the store is a file, or a database, of another kind."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, problem: str) -> None:
         AnabranchError.__init__(
             self,
-            f"{url} is not an SQLite file, so that it is left as it is. Set ANABRANCH_DATABASE_URL "
-            "or ANABRANCH_HOME to another place, or move the file away.",
+            f"{url} is not a store: {problem}. It was left as it is. Set ANABRANCH_DATABASE_URL or "
+            "ANABRANCH_HOME to another place, or move it away.",
         )
 
 

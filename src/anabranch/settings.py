@@ -23,13 +23,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".anabranch")
-    """Where the store is, and where config.toml is looked for."""
+    """Where config.toml is looked for, and the store is kept."""
+    database_url: str | None = None
+    """The store, where it is not the file `anabranch.db` in `home`: sqlite:/// or postgresql://."""
+    durability: Literal["relaxed", "strict"] = "relaxed"
+    """Whether what is recorded is on the disk before others are told of it."""
     task_runner: str = "threads"
     logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    database_url: str | None = None
-    """Where runs are recorded; by default `anabranch.db` in `home`."""
-    durability: Literal["relaxed", "strict"] = "relaxed"
-    """Whether a result is handed on before it is recorded, or only after that."""
     progress: bool = True
     """Whether a live display shows on a terminal."""
     cancel_grace: float = Field(default=5.0, ge=0, le=3600)

@@ -12,7 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from anabranch.errors import FullStoreError, LockedStoreError, StaleOwnerError, StoreError
+from anabranch.errors import (
+    FullStoreError,
+    LockedStoreError,
+    StaleOwnerError,
+    StoreError,
+    UnreachableStoreError,
+)
 from anabranch.events import (
     ArtifactMade,
     Event,
@@ -22,12 +28,12 @@ from anabranch.events import (
     TaskRunChanged,
     TaskRunsSubmitted,
 )
+from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
 from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
-from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
 from anabranch.store.recalling import recorded_calls
@@ -433,8 +439,10 @@ class StoreWriter:
                 with self.database.transaction() as transaction:
                     beat(transaction, self._session)
                     self._batch.write(transaction, self._session)
+                    failpoint(BEFORE_COMMIT)
+                failpoint(AFTER_COMMIT)
                 break
-            except LockedStoreError as error:
+            except (LockedStoreError, UnreachableStoreError) as error:
                 if not self._waits(error, until):
                     return
             except FullStoreError as error:
@@ -448,7 +456,7 @@ class StoreWriter:
         self._batch = Batch()
 
     def _waits(self, error: StoreError, until: float) -> bool:
-        """A store that is locked or full may be better soon: whether to try again now."""
+        """A store that is locked, full or out of reach may be better soon: whether to try again now."""
         if not self._batch.told:
             self._batch.told = True
             logger.warning("%s The run goes on, and is recorded once that works.", error)
@@ -515,6 +523,8 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
+                if insert is rows.SETTLED_RUN:
+                    failpoint(MID_BATCH)
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
