@@ -32,6 +32,7 @@ from anabranch.store.burial import bury_the_dead
 from anabranch.store.cache_queries import cached, clear_cache
 from anabranch.store.database import Database, Insert
 from anabranch.store.log_queries import artifacts, logs
+from anabranch.store.postgres import PostgresDatabase
 from anabranch.store.queries import (
     find_flow_run,
     flow_runs,
@@ -59,9 +60,13 @@ TABLES = (
 )
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(params=["file", "memory", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    opened = open_sqlite(tmp_path / "a.db") if request.param == "file" else SqliteDatabase(None)
+    opened: Database
+    if request.param == "postgres":
+        opened = PostgresDatabase(request.getfixturevalue("postgres_store_url"))
+    else:
+        opened = open_sqlite(tmp_path / "a.db") if request.param == "file" else SqliteDatabase(None)
     yield opened
     opened.close()
 

@@ -15,7 +15,7 @@ POSTGRES = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
 
 def store_url(url: str | None, home: Path) -> str:
     """Where the store is, for people; `url` is the setting."""
-    return f"sqlite:///{home / FILE}" if url is None else shown_url(url)
+    return shown_url(url) if url else f"sqlite:///{home / FILE}"
 
 
 def open_store(url: str | None, home: Path, durable: bool = False) -> Database:

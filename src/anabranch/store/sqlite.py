@@ -90,6 +90,8 @@ class SqliteDatabase:
         return found[0]
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
+        # before the first table, so that what a removal frees can be given back bit by bit
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         if self.path is None:
             return
         mode = "TRUNCATE" if is_networked(self.path) else "WAL"
