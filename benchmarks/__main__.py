@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 
+from benchmarks.kills import kills
 from benchmarks.overhead import overhead
 from benchmarks.startup import startup
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("what", choices=["overhead", "startup"])
+    parser.add_argument("what", choices=["overhead", "startup", "kills"])
     parser.add_argument("--tasks", type=int, default=20_000, help="tasks a measurement")
     parser.add_argument("--rounds", type=int, default=5, help="alternations; medians are shown")
-    parser.add_argument("--only", default="", help="rows whose name contains this")
+    parser.add_argument("--only", default="", help="rows whose name contains this, or one runner")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="anabranch-benchmarks-") as home:
         os.environ["ANABRANCH_HOME"] = home
         if options.what == "overhead":
             overhead(options.tasks, options.rounds, options.only)
+        elif options.what == "kills":
+            runners = (options.only,) if options.only else ("threads", "processes")
+            sys.exit(not kills(options.rounds, runners, options.tasks // 2, options.seed))
         else:
             startup(options.rounds)
 
