@@ -103,8 +103,8 @@ from anabranch.store.writer import StoreWriter
 
 writer = StoreWriter(open_store(sys.argv[1], Path(), False), 1 << 48, b"secret", False, 1_000)
 for number in range(3):
-    row = (writer._base() + number, None, 1, number, 9, 1, 1.0, 2.0, None, "json", b"1")
-    writer._batch.settled.append(row)
+    values = [writer._base() + number, number, 1.0, 2.0, None, b"1", None]
+    writer._batch.completed[None, 1] = values
     writer._batch.logs.append((None, None, None, 1.0, 20, "logger", None, str(number)))
     writer._write(0.0)
     print(number, flush=True)

@@ -115,7 +115,7 @@ class ArtifactChanged(NamedTuple):
 Event = (
     TaskRunsSubmitted
     | TaskRunChanged
-    | Run  # that came to its outcome, which it holds: for the recorder
+    | None  # for the recorder: there are runs that settled
     | FlowRunBegan
     | FlowRunChanged
     | LogWritten
@@ -153,6 +153,12 @@ class Recorder(Listener, Protocol):
     """
 
     strict: bool
+
+    def settled(self, runs: Sequence[Run]) -> bool:
+        """Runs that came to their outcomes; called with the engine's lock held. Whether those are the
+        first since it last received anything."""
+        ...
+
     beat_seconds: float
     """How often `beat` is wanted where nothing happens, in seconds."""
 

@@ -20,7 +20,8 @@ from anabranch.store.opening import open_store
 from anabranch.store.sessions import Process, SessionRow, Watch
 
 PREFIX = "0" * 19
-RUN_COLUMNS = ", ".join(rows.SETTLED_RUN.columns)
+SETTLED_RUN = Insert("task_run", rows.ANY_RUN.columns[:11], "id", rows.ANY_RUN.updated[:6])
+RUN_COLUMNS = ", ".join(SETTLED_RUN.columns)
 
 
 @pytest.fixture(params=["file", "memory", "postgres"])
@@ -66,7 +67,7 @@ def count(store: Database, table: str) -> int:
 
 def test_a_transaction_is_kept_whole(store: Database) -> None:
     with store.transaction() as transaction:
-        transaction.insert(rows.SETTLED_RUN, [run(1)])
+        transaction.insert(SETTLED_RUN, [run(1)])
         assert transaction.changed("UPDATE task_run SET attempt = 2") == 1
         assert transaction.execute("SELECT attempt FROM task_run") == [(2,)]
     assert store.read("SELECT id, attempt FROM task_run") == [(rows.row_id(7, 1), 2)]
@@ -75,16 +76,16 @@ def test_a_transaction_is_kept_whole(store: Database) -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_exception_rolls_back_and_passes(store: Database, error: type[BaseException]) -> None:
     with pytest.raises(error), store.transaction() as transaction:
-        transaction.insert(rows.SETTLED_RUN, [run(1)])
+        transaction.insert(SETTLED_RUN, [run(1)])
         raise error
     assert count(store, "task_run") == 0
-    insert(store, rows.SETTLED_RUN, [run(2)])
+    insert(store, SETTLED_RUN, [run(2)])
     assert count(store, "task_run") == 1
 
 
 def test_a_statement_that_fails_rolls_back_and_the_store_goes_on(store: Database) -> None:
     with pytest.raises(StoreError), store.transaction() as transaction:
-        transaction.insert(rows.SETTLED_RUN, [run(1)])
+        transaction.insert(SETTLED_RUN, [run(1)])
         transaction.execute("SELECT 1 FROM nowhere")
     with pytest.raises(StoreError):
         store.read("SELECT 1 FROM nowhere")
@@ -93,7 +94,7 @@ def test_a_statement_that_fails_rolls_back_and_the_store_goes_on(store: Database
 
 def test_a_row_that_lacks_what_it_must_have_is_refused(store: Database) -> None:
     with pytest.raises(StoreError):
-        insert(store, rows.SETTLED_RUN, [run(1), run(2, phase=None)])
+        insert(store, SETTLED_RUN, [run(1), run(2, phase=None)])
     assert count(store, "task_run") == 0
 
 
@@ -119,15 +120,15 @@ def test_a_closed_store_says_so(store: Database) -> None:
 @pytest.mark.parametrize("many", [0, 1, 499, 500, 501, 1_733])
 def test_rows_arrive_whole_however_many(store: Database, many: int) -> None:
     given = [run(number) for number in range(many)]
-    insert(store, rows.SETTLED_RUN, given)
+    insert(store, SETTLED_RUN, given)
     assert store.read(f"SELECT {RUN_COLUMNS} FROM task_run ORDER BY id") == given
 
 
 @pytest.mark.parametrize("many", [1, 499, 500, 501, 1_733])
 def test_rows_that_are_there_are_updated_where_they_may_be(store: Database, many: int) -> None:
-    insert(store, rows.SETTLED_RUN, [run(number) for number in range(0, many, 2)])
+    insert(store, SETTLED_RUN, [run(number) for number in range(0, many, 2)])
     again = [run(number, phase=11, task=2, result=None) for number in range(many)]
-    insert(store, rows.SETTLED_RUN, again)
+    insert(store, SETTLED_RUN, again)
     found = store.read("SELECT number, phase, task, result FROM task_run ORDER BY id")
     assert found == [(number, 11, 2 if number % 2 else 1, None) for number in range(many)]
 
@@ -151,7 +152,7 @@ def test_a_row_with_no_conflict_named_is_refused_twice(store: Database) -> None:
 
 @pytest.mark.parametrize("value", [b"", b"\0", bytes(range(256)) * 5_000, b"'\\\"%s?$1", None])
 def test_bytes_come_back_as_they_were(store: Database, value: bytes | None) -> None:
-    insert(store, rows.SETTLED_RUN, [run(1, result=value)])
+    insert(store, SETTLED_RUN, [run(1, result=value)])
     found = store.read("SELECT result FROM task_run WHERE id = ?", (rows.row_id(7, 1),))
     assert found == [(value,)]
     assert value is None or type(found[0][0]) is bytes
@@ -187,7 +188,7 @@ def test_ids_are_as_long_as_they_get(store: Database, key: int) -> None:
 def test_numbers_come_back_as_they_were(store: Database) -> None:
     values = [0.1, -1e308, 5e-324, 1764111111.123456, 3.0]
     given = [run(number, started=value) for number, value in enumerate(values)]
-    insert(store, rows.SETTLED_RUN, given)
+    insert(store, SETTLED_RUN, given)
     found = store.read("SELECT started FROM task_run ORDER BY id")
     assert [row[0] for row in found] == values
     assert {type(row[0]) for row in found} == {float}
@@ -196,7 +197,7 @@ def test_numbers_come_back_as_they_were(store: Database) -> None:
 WRITER_ROWS: dict[Insert, dict[str, Any]] = {
     rows.FLOW_RUN: {"id": 1, "root": 1, "parent": None, "inputs": b"i", "parameters": b"p", "flow_source": b"s",
                     "created": 1.5, "started": None, "attempt": 1},
-    rows.ANY_RUN: dict(zip(rows.SETTLED_RUN.columns, run(1), strict=True))
+    rows.ANY_RUN: dict(zip(SETTLED_RUN.columns, run(1), strict=True))
     | {"parent": None, "submitted": 2.5},
     rows.TRANSITION: {"flow_run": 1, "task_run": None, "at": 1.5, "attempt": 1},
     rows.LOG: {"root": 1, "flow_run": 1, "task_run": 2, "at": 1.5, "level": 20},
@@ -228,7 +229,7 @@ def test_each_table_takes_the_rows_of_the_writer(store: Database, each: Insert) 
 
 def test_another_connection_sees_what_was_committed(store: Database) -> None:
     other = store.another()
-    insert(store, rows.SETTLED_RUN, [run(1)])
+    insert(store, SETTLED_RUN, [run(1)])
     assert count(other, "task_run") == 1
     other.close()
     assert count(store, "task_run") == 1
@@ -245,7 +246,7 @@ def test_two_connections_write_at_once(store: Database) -> None:
             for number in range(first, first + 25):
                 with database.transaction() as transaction:
                     sessions.beat(transaction, session)
-                    transaction.insert(rows.SETTLED_RUN, [run(number)])
+                    transaction.insert(SETTLED_RUN, [run(number)])
         except BaseException as error:
             failed.append(error)
 
@@ -275,7 +276,7 @@ def test_threads_share_a_connection_one_at_a_time(store: Database) -> None:
             if not inside.acquire(blocking=False):
                 overlapped.set()
                 return
-            transaction.insert(rows.SETTLED_RUN, [run(number)])
+            transaction.insert(SETTLED_RUN, [run(number)])
             inside.release()
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(16)]
@@ -307,7 +308,7 @@ def test_what_another_connection_holds_is_locked_in_the_end(
 
 def test_the_size_grows_with_what_is_kept(store: Database) -> None:
     before = store.size()
-    insert(store, rows.SETTLED_RUN, [run(number, result=os.urandom(4_000)) for number in range(99)])
+    insert(store, SETTLED_RUN, [run(number, result=os.urandom(4_000)) for number in range(99)])
     assert store.size() - before >= 99 * 4_000
 
 
@@ -364,7 +365,7 @@ def test_a_stale_owner_is_refused_and_writes_nothing(store: Database) -> None:
     with store.transaction() as transaction:
         sessions.close_session(transaction, session, 2.0)
     with pytest.raises(StaleOwnerError), store.transaction() as transaction:
-        transaction.insert(rows.SETTLED_RUN, [run(1)])
+        transaction.insert(SETTLED_RUN, [run(1)])
         sessions.beat(transaction, session)
     assert count(store, "task_run") == 0
     assert found(store, session).beat == 0

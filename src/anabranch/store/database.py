@@ -42,6 +42,11 @@ class Transaction(Protocol):
 
     def insert(self, insert: Insert, rows: Sequence[Row]) -> None: ...
 
+    def insert_alike(self, insert: Insert, shared: Row, values: Sequence[Any]) -> None:
+        """Insert rows that have their first columns in common; the others' values stand in one
+        list, row after row, so that many rows cost no record each."""
+        ...
+
 
 class Database(Protocol):
     """Opened, with a current schema. Raises only `StoreError`s."""
@@ -69,10 +74,16 @@ class Database(Protocol):
 
 
 @functools.cache
-def insert_sql(insert: Insert, rows: int) -> str:
-    """The statement for so many rows."""
-    values = ",".join(["(" + ",".join("?" * len(insert.columns)) + ")"] * rows)
-    sql = f"INSERT INTO {insert.table} ({','.join(insert.columns)}) VALUES {values}"
+def insert_sql(insert: Insert, rows: int, shared: int = 0) -> str:
+    """The statement for so many rows, whose first columns, `shared` in number, come once."""
+    own = len(insert.columns) - shared
+    values = ",".join(["(" + ",".join("?" * own) + ")"] * rows)
+    into = f"INSERT INTO {insert.table} ({','.join(insert.columns)})"
+    if shared:
+        each = ",".join(["?"] * shared + [f"column{number + 1}" for number in range(own)])
+        sql = f"{into} SELECT {each} FROM (VALUES {values}) WHERE true"
+    else:
+        sql = f"{into} VALUES {values}"
     if not insert.conflict:
         return sql
     if not insert.updated:
@@ -91,6 +102,16 @@ def chunked(rows: Sequence[Row]) -> Iterable[tuple[int, list[Any]]]:
                 flat += row
             yield size, flat
             start += size
+
+
+def chunked_alike(values: Sequence[Any], width: int) -> Iterable[tuple[int, Sequence[Any]]]:
+    """Rows of so many values each, one after the other, cut in the same way."""
+    start = 0
+    for size in CHUNKS:
+        step = size * width
+        while len(values) - start >= step:
+            yield size, values[start : start + step]
+            start += step
 
 
 def clean(text: str | None) -> str | None:

@@ -201,6 +201,11 @@ class PostgresDatabase:
         for size, values in chunked(rows):
             connection.execute(numbered_insert(insert, size), values)
 
+    def insert_alike(self, insert: Insert, shared: Row, values: Sequence[Any]) -> None:
+        width = len(insert.columns) - len(shared)
+        starts = range(0, len(values), width)
+        self.insert(insert, [(*shared, *values[at : at + width]) for at in starts])
+
     def _current(self) -> psycopg.Connection[Row]:
         """The connection that the transaction began on; not a new one, which would not be in it."""
         if self._connection is None:

@@ -6,7 +6,29 @@ from typing import Final
 
 from anabranch.store.database import Insert
 
-SETTLED_RUN: Final = Insert(
+COMPLETED_RUN: Final = Insert(
+    "task_run",
+    (
+        "flow_run",
+        "task",
+        "phase",
+        "attempt",
+        "form",
+        "id",
+        "number",
+        "started",
+        "ended",
+        "inputs",
+        "result",
+        "parent",
+    ),
+    "id",
+    ("phase", "attempt", "form", "started", "ended", "result"),
+)
+"""What most runs come to: the first attempt gave a plain value. Those of one task and flow share the
+first five columns."""
+
+ANY_RUN: Final = Insert(
     "task_run",
     (
         "id",
@@ -20,17 +42,26 @@ SETTLED_RUN: Final = Insert(
         "inputs",
         "form",
         "result",
+        "name",
+        "state_name",
+        "message",
+        "parent",
+        "preview",
+        "submitted",
     ),
     "id",
-    ("phase", "attempt", "started", "ended", "form", "result"),
-)
-"""What most runs come to."""
-
-ANY_RUN: Final = Insert(
-    "task_run",
-    (*SETTLED_RUN.columns, "name", "state_name", "message", "parent", "preview", "submitted"),
-    "id",
-    (*SETTLED_RUN.updated, "name", "state_name", "message", "preview"),
+    (
+        "phase",
+        "attempt",
+        "started",
+        "ended",
+        "form",
+        "result",
+        "name",
+        "state_name",
+        "message",
+        "preview",
+    ),
 )
 SUBMISSION: Final = Insert(
     "submission",

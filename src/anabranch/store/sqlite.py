@@ -22,7 +22,7 @@ from anabranch.errors import (
     ReadOnlyStoreError,
     StoreError,
 )
-from anabranch.store.database import Insert, Row, chunked, insert_sql
+from anabranch.store.database import Insert, Row, chunked, chunked_alike, insert_sql
 from anabranch.store.migrating import migrate
 from anabranch.store.versions import is_current
 
@@ -134,6 +134,11 @@ class SqliteDatabase:
     def insert(self, insert: Insert, rows: Sequence[Row]) -> None:
         for size, values in chunked(rows):
             self._connection.execute(insert_sql(insert, size), values)
+
+    def insert_alike(self, insert: Insert, shared: Row, values: Sequence[object]) -> None:
+        common = len(shared)
+        for size, part in chunked_alike(values, len(insert.columns) - common):
+            self._connection.execute(insert_sql(insert, size, common), (*shared, *part))
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._told(), self._one_at_a_time:

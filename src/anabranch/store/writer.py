@@ -32,7 +32,16 @@ from anabranch.events import (
 )
 from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
+from anabranch.outcomes import (
+    COMPLETED,
+    JSON,
+    PHASE_STATES,
+    RUNNING,
+    SETTLED,
+    WAITING,
+    Kept,
+    Outcome,
+)
 from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
@@ -41,11 +50,11 @@ from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
 from anabranch.store.recalling import recorded_calls
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
+from anabranch.store.settled_runs import Basket, SettledRuns
 
 logger = logging.getLogger("anabranch.store")
 
 Run = TaskFuture[Any]
-_SCALARS = frozenset({type(None), bool, int, float, str})
 RETRY_SECONDS = 1.0
 """Between two tries to write into a store that is locked or full."""
 PATIENCE_SECONDS = 30.0
@@ -92,6 +101,7 @@ class StoreWriter:
         self._prefix = f"{prefix >> 48:020x}"
         self.secret = secret
         self._limit = inline_limit
+        self._basket = Basket(inline_limit, strict)
         self._session = session
         self._opening = threading.Lock()
         self._root: int | None = None
@@ -118,16 +128,16 @@ class StoreWriter:
     # -- events ---------------------------------------------------------------------------------
 
     def receive(self, events: Sequence[Event]) -> None:
-        settled: list[Run] = []
+        settled = self._basket.emptied()
         try:
             self._take(events, settled)
-            crowded = len(self._batch.settled) > MOST_ROWS
+            crowded = self._batch.count > MOST_ROWS
             self._write(PATIENCE_SECONDS if self.strict or crowded else 0.0)
         except Exception as error:
             self._give_up(error)
-        if self.strict and settled:
+        if settled.runs:
             error = self._broken if isinstance(self._broken, StoreError | StaleOwnerError) else None
-            self.settle(Settle(settled, error))
+            self.settle(Settle(settled.runs, error))
 
     def beat(self) -> None:
         """Show that this engine lives, and what it runs."""
@@ -158,80 +168,73 @@ class StoreWriter:
             logger.error("%d task runs were not recorded", self._unwritten)
         self.database.close()
 
-    def _take(self, events: Sequence[Event], settled: list[Run]) -> None:
+    def _take(self, events: Sequence[Event], settled: SettledRuns) -> None:
         """Make rows of events. Runs that settled come last: the rows of all else are there then."""
         for event in events:
-            if type(event) is TaskFuture:
-                settled.append(event)
-            elif self._broken is None:
+            if event is not None and self._broken is None:
                 self._takers[type(event)](event)
-        if self._broken is None:
-            self._settled(settled)
-        else:
-            self._unwritten += len(settled)
+        if self._broken is not None:
+            self._unwritten += settled.count
+        elif settled.count:
+            self._add_settled(settled)
 
     # -- task runs ------------------------------------------------------------------------------
 
-    def _settled(self, runs: Sequence[Run]) -> None:
-        """The hot path: a row a run."""
-        plain, rest = self._batch.settled, self._batch.runs
-        shared: Any = None
-        flow_run = task = offset = parent = mapped = None
+    def settled(self, runs: Sequence[Run]) -> bool:
+        return self._basket.put(runs)
+
+    def _add_settled(self, settled: SettledRuns) -> None:
         base = self._base()
-        for run in runs:
-            if run._shared is not shared:
-                shared = run._shared
-                flow_run, task, offset, parent = self._place_of(shared)
-                mapped = shared.scope.map_id is not None
+        self._batch.count += settled.count
+        for alike in settled.alike.values():
+            values = alike.values
+            if not values:
+                continue
+            flow_run, task, _, _ = self._place_of(alike.shared)
+            values[0 :: alike.WIDTH] = [base | key for key in values[0 :: alike.WIDTH]]
+            parents = values[6 :: alike.WIDTH]
+            if any(parents):
+                values[6 :: alike.WIDTH] = [
+                    None if parent is None else self._row_of_id(parent) for parent in parents
+                ]
+            self._batch.completed.setdefault((flow_run, task), []).extend(values)
+        for run in settled.others:
             outcome = run._outcome
             assert outcome is not None  # it has settled
-            key = run._key
-            row = base | key
-            links = run._links
-            if links is not None and links.recalled is not None:
-                row = links.recalled.row
-            value = outcome[3]
-            name = None if links is None else links.name
-            form = data = preview = None
-            if outcome[2] != COMPLETED:
-                pass
-            elif type(value) in _SCALARS and outcome.kept is None:
-                form, data = self._scalar(value)
-            else:
-                form, data, preview = self._kept(outcome, row)
-                if outcome.kept is not None and shared.spec.caching is None:
-                    run._outcome = outcome._replace(kept=None)
-            started = outcome[4]
-            its_row = (
-                row,
-                flow_run,
-                task,
-                key + offset,
-                outcome[2],
-                outcome[1],
-                started,
-                started + outcome[5],
-                run._digest,
-                form,
-                data,
-            )
-            plainly = name is None and preview is None and outcome[2] == COMPLETED
-            if plainly and outcome[7] is None and (parent is None or mapped):
-                plain.append(its_row)
-                continue
-            rest[row] = (*its_row, clean(name), outcome.state_name, _message(outcome), parent,
-                         preview, None)  # fmt: skip  # as it stands in the table
+            flow_run, task, offset, parent = self._place_of(run._shared)
+            self._settled_otherwise(run, outcome, (flow_run, task, run._key + offset, parent))
 
-    def _scalar(self, value: Any) -> tuple[str | None, bytes | None]:
-        kind = type(value)
-        if kind is int and -(1 << 53) < value < 1 << 53:
-            return "json", b"%d" % value
-        if value is None:
-            return "json", b"null"
-        kept = keep_inline(value, self._limit)
-        if kept.form == "json":
-            return "json", kept.data
-        return kept.form, None
+    def _settled_otherwise(
+        self, run: Run, outcome: Outcome, place: tuple[int | None, int | None, int, int | None]
+    ) -> None:
+        flow_run, task, number, parent = place
+        row = self._row_of(run)
+        form = data = preview = None
+        if outcome.phase == COMPLETED:
+            form, data, preview = self._kept(outcome, row)
+            shared: Any = run._shared
+            if outcome.kept is not None and shared.spec.caching is None:
+                run._outcome = outcome._replace(kept=None)
+        links = run._links
+        self._batch.runs[row] = (
+            row,
+            flow_run,
+            task,
+            number,
+            outcome.phase,
+            outcome.attempt,
+            outcome.started,
+            outcome.started + outcome.seconds,
+            run._digest,
+            form,
+            data,
+            None if links is None else clean(links.name),
+            outcome.state_name,
+            _message(outcome),
+            parent,
+            preview,
+            None,
+        )
 
     def _kept(self, outcome: Outcome, row: int) -> tuple[str, bytes | None, str | None]:
         kept: Kept | None = outcome.kept
@@ -465,7 +468,7 @@ class StoreWriter:
                 if not self._waits(error, until):
                     return
             except FullStoreError as error:
-                if len(self._batch.settled) > MOST_ROWS:
+                if self._batch.count > MOST_ROWS:
                     raise
                 if not self._waits(error, now + patience / 10):
                     if patience:
@@ -489,7 +492,7 @@ class StoreWriter:
         if self._broken is not None:
             return
         self._broken = error
-        self._unwritten += len(self._batch.settled)
+        self._unwritten += self._batch.count
         self._batch = Batch()
         if isinstance(error, StaleOwnerError):
             logger.error("%s", error)
@@ -510,7 +513,8 @@ class Batch:
         self.flow_changes: list[Row] = []
         self.submissions: list[Row] = []
         self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
-        self.settled: list[Row] = []
+        self.completed: dict[tuple[int | None, int | None], list[Any]] = {}  # by flow and task
+        self.count = 0  # of runs that settled
         self.dependencies: list[Row] = []
         self.transitions: list[Row] = []
         self.logs: list[Row] = []
@@ -520,14 +524,13 @@ class Batch:
 
     def empty(self) -> bool:
         changes = self.flow_changes or self.artifact_changes
-        return not changes and not any(self._inserts().values())
+        return not (changes or self.completed) and not any(self._inserts().values())
 
     def _inserts(self) -> dict[Insert, Sequence[Row]]:
         return {
             rows.FLOW_RUN: list(self.flow_runs.values()),
             rows.SUBMISSION: self.submissions,
             rows.ANY_RUN: list(self.runs.values()),
-            rows.SETTLED_RUN: self.settled,
             rows.DEPENDENCY: self.dependencies,
             rows.TRANSITION: self.transitions,
             rows.LOG: self.logs,
@@ -544,8 +547,10 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
-                if insert is rows.SETTLED_RUN:
-                    failpoint(MID_BATCH)
+        for (flow_run, task), values in self.completed.items():
+            shared = (flow_run, task, COMPLETED, 1, JSON)
+            transaction.insert_alike(rows.COMPLETED_RUN, shared, values)
+        failpoint(MID_BATCH)
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "

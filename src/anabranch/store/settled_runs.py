@@ -1,0 +1,114 @@
+"""Runs that have settled, on their way to the writer: as values, so that nothing else of them stays.
+
+Whoever settles a run puts it in here. Most have given a plain value at their first attempt: of those
+only the numbers are noted, and the run itself may go, with all that it refers to. That keeps few
+objects alive for the garbage collector to look at again and again.
+"""
+
+# pyright: reportPrivateUsage=false
+# The record of a run is read here, whose slots are private to users.
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from anabranch.futures import TaskFuture
+from anabranch.outcomes import COMPLETED, JSON
+from anabranch.results.kept import keep_inline
+
+LARGEST = 1 << 63
+_SCALARS = frozenset({type(None), bool, int, float, str})
+Run = TaskFuture[Any]
+
+
+class Alike:
+    """Plain runs of one task in one flow run: `values` holds `WIDTH` for each, one after the other:
+    key, number, start, end, digest of the inputs, value as JSON, id of the parent task run."""
+
+    WIDTH = 7
+
+    def __init__(self, shared: Any) -> None:
+        self.shared = shared
+        self.values: list[Any] = []
+
+
+class SettledRuns:
+    """What has settled since the writer last looked: `alike` plain ones, `others` as they are, and
+    in strict durability all `runs`, which wait to be told."""
+
+    def __init__(self) -> None:
+        self.alike: dict[tuple[int, int], Alike] = {}
+        self.others: list[Run] = []
+        self.runs: list[Run] = []
+        self.count = 0
+
+
+class Basket:
+    """Takes settled runs from many threads, and gives them to the writer."""
+
+    def __init__(self, inline_limit: int, strict: bool) -> None:
+        self._limit = inline_limit
+        self._strict = strict
+        self._taking = threading.Lock()
+        self._settled = SettledRuns()
+
+    def emptied(self) -> SettledRuns:
+        with self._taking:
+            settled, self._settled = self._settled, SettledRuns()
+            return settled
+
+    def put(self, runs: Sequence[Run]) -> bool:
+        """The hot path. Whether the basket was empty before."""
+        shared: Any = None
+        parent: str | None = None
+        offset = 0
+        add: Callable[[Sequence[Any]], object] = [].extend
+        with self._taking:
+            settled = self._settled
+            for run in runs:
+                if run._shared is not shared:
+                    shared = run._shared
+                    scope = shared.scope
+                    place = (id(shared.spec), id(scope.flow_run))
+                    alike = settled.alike.get(place)
+                    if alike is None:
+                        alike = settled.alike[place] = Alike(shared)
+                    add = alike.values.extend
+                    parent = scope.parent_task_run_id
+                    offset = scope.first_index - scope.first_key
+                outcome = run._outcome
+                assert outcome is not None  # it has settled
+                key, attempt, phase, value, started, seconds, _, state_name, _, _, kept = outcome
+                links = run._links
+                if (
+                    phase == COMPLETED
+                    and attempt == 1
+                    and kept is None
+                    and state_name is None
+                    and (links is None or (links.name is None and links.recalled is None))
+                ):
+                    if type(value) is int and -LARGEST < value < LARGEST:
+                        data: bytes | None = b"%d" % value
+                    else:
+                        data = self._plain(value)
+                    if data is not None:
+                        end = started + seconds
+                        add((key, key + offset, started, end, run._digest, data, parent))
+                        continue
+                settled.others.append(run)
+            if self._strict:
+                settled.runs += runs
+            was_empty = not settled.count
+            settled.count += len(runs)
+            return was_empty
+
+    def _plain(self, value: Any) -> bytes | None:
+        """The value as JSON, where it is a plain one that fits."""
+        if value is None:
+            return b"null"
+        if type(value) not in _SCALARS:
+            return None
+        kept = keep_inline(value, self._limit)
+        return kept.data if kept.form == JSON else None
