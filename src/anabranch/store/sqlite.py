@@ -166,7 +166,6 @@ def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
     A file that is damaged is moved aside, with its new path told. Raises `NotAStoreError` for a file
     of another kind, `NewerStoreError` for one of a newer release.
     """
-    _refuse_others(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -180,6 +179,8 @@ def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
     try:
         return _checked(path, durable)
     except CorruptStoreError as error:
+        # Only now, since closing a file drops the locks on it of all connections in this process.
+        _refuse_others(path)
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         for ending in ("", "-wal", "-shm"):
             part = path.with_name(path.name + ending)
