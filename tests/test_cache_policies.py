@@ -166,7 +166,7 @@ def test_the_default() -> None:
 @pytest.mark.parametrize(
     "change",
     [{"inputs": {"x": 2}}, {"fn": triple}, {"flow_run_id": "other"}, {"parameters": {"p": 2}}],
-    ids=str,
+    ids=["inputs", "source", "run id", "flow parameters"],
 )
 def test_each_part_of_a_compound_counts(change: dict[str, Any]) -> None:
     policy = ALL["all"]

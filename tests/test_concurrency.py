@@ -350,15 +350,17 @@ def test_a_timeout_ends_the_wait_of_a_task() -> None:
 
 RATE = """
 import time
-from anabranch import rate_limit
-until = time.monotonic() + 2
-times = 0
-while True:
-    rate_limit("api")
-    if time.monotonic() > until:
-        break
-    times += 1
-print(times)
+from anabranch import flow, rate_limit
+@flow
+def calls():
+    until = time.monotonic() + 2
+    times = 0
+    while True:
+        rate_limit("api")
+        if time.monotonic() > until:
+            return times
+        times += 1
+print(calls())
 """
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
+import io
 import json
 import logging
 import math
@@ -20,7 +22,7 @@ from typing import Any
 
 import golden_values
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch.errors import UnhashableInput
@@ -134,6 +136,34 @@ def test_digests_are_equal_where_values_look_the_same(one: Any, other: Any) -> N
     assert (digest(one) == digest(other)) == (typed(one) == typed(other))
 
 
+# Values so small that two often are each other's next neighbours.
+SMALL = st.recursive(
+    st.sampled_from(["", "a", "aa", b"", b"a", 0, 1, True, 1.0, None]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.tuples(inner)
+        | st.dictionaries(st.sampled_from(["", "a", 1]), inner, max_size=2)
+        | st.frozensets(st.sampled_from(["", "a", 1]), max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def test_small_values_never_share_an_encoding() -> None:
+    found: dict[bytes, Any] = {}
+    seen: set[Any] = set()
+
+    @settings(max_examples=3000, database=None, deadline=None)
+    @given(SMALL)
+    def collect(value: Any) -> None:
+        look = typed(value)
+        assert found.setdefault(digest(value), look) == look
+        seen.add(look)
+
+    collect()
+    assert len(seen) == len(found) > 300
+
+
 @given(st.lists(NESTED, max_size=4))
 def test_a_digest_does_not_depend_on_the_object(items: list[Any]) -> None:
     again = json.loads(json.dumps(len(items)))  # another object
@@ -141,7 +171,11 @@ def test_a_digest_does_not_depend_on_the_object(items: list[Any]) -> None:
     assert digest({"n": again, "items": items}) == digest({"items": items, "n": len(items)})
 
 
-@given(st.dictionaries(KEYS, NESTED, max_size=5), st.randoms())
+@given(
+    st.dictionaries(KEYS, NESTED, max_size=5)
+    | st.dictionaries(st.text(max_size=2), NESTED, min_size=2, max_size=5),
+    st.randoms(use_true_random=False),
+)
 def test_insertion_order_does_not_count(made: dict[Any, Any], random: Any) -> None:
     items = list(made.items())
     random.shuffle(items)
@@ -304,6 +338,37 @@ def test_decorated_functions_count_with_what_is_around_them() -> None:
     assert source_digest(times(object())(add)) == source_digest(add)
 
 
+def test_objects_count_by_the_state_that_their_class_gives() -> None:
+    class Counter:
+        def __init__(self, n: int) -> None:
+            self.n = n
+            self.lock = threading.Lock()
+
+        def __getstate__(self) -> dict[str, int]:
+            return {"n": self.n}
+
+    assert digest(Counter(1)) == digest(Counter(1)) != digest(Counter(2))
+    assert digest(io.BytesIO(b"a")) == digest(io.BytesIO(b"a")) != digest(io.BytesIO(b"b"))
+
+
+def test_a_module_of_the_users_with_a_standard_name(tmp_path: Path) -> None:
+    for body in ("1", "2"):
+        (tmp_path / body).mkdir()
+        (tmp_path / body / "queue.py").write_text(f"def f(): return {body}\n")
+    code = "import queue; from anabranch.hashing import hexdigest; print(hexdigest(queue.f))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PYTHONPATH": os.pathsep.join([str(tmp_path / body), str(HERE.parent / "src")])},
+            capture_output=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        for body in ("1", "2")
+    }
+    assert len(found) == 2
+
+
 def test_an_object_that_answers_everything() -> None:
     class Everything:
         def __getattr__(self, name: str) -> Any:
@@ -334,6 +399,9 @@ class Network:
         ({1: {object(): 1}}, "value[1] (a key)", "builtins:object"),
         ({object()}, "value (an item)", "builtins:object"),
         ((n for n in ()), "value", "builtins:generator"),
+        ([threading.local()], "value[0]", "_thread:_local"),
+        ([hashlib.md5()], "value[0]", "_hashlib:HASH"),
+        ([zip()], "value[0]", "builtins:zip"),
         (golden_values.Plain(a=[object()]), "value.a[0]", "builtins:object"),
     ],
 )

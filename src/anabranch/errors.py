@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -200,10 +200,14 @@ class UnhashableInput(AnabranchError, TypeError):
         self.type_name = type_name
         self.reason = reason
         self.argument = argument
+        left_out = (
+            "leave it out of the policy"
+            if argument is None
+            else f"leave the argument out with INPUTS - {argument!r}"
+        )
         super().__init__(
             f"No key can be made from {path}, of type {type_name}: {reason}. Give its class an "
-            "__anabranch_key__() method, leave the argument out with "
-            f"INPUTS - {argument or 'argument'!r}, or make the key yourself with cache_key_fn."
+            f"__anabranch_key__() method, {left_out}, or make the key yourself with cache_key_fn."
         )
 
 
@@ -247,15 +251,6 @@ class UnknownStorageError(AnabranchError, ValueError):
         super().__init__(
             f"{given} is no storage for results: {problem}. Pass a folder, a URL such as "
             "'s3://bucket/results', or an object with the methods of anabranch.results.Storage."
-        )
-
-
-class MissingExtraError(AnabranchError, ImportError):
-    """Something needs a library that is not installed."""
-
-    def __init__(self, what: str, reason: str, install: str) -> None:
-        super().__init__(
-            f'{what} needs a library that is not there ({reason}): pip install "{install}"'
         )
 
 
@@ -415,6 +410,16 @@ class Terminated(SystemExit):
         super().__init__(code)
 
 
+class MissingExtraError(AnabranchError, ImportError):
+    """A package is not installed that comes with an extra of this one."""
+
+    def __init__(self, what: str, package: str, install: str) -> None:
+        super().__init__(
+            f"{what} needs the package {package}, which is not installed. Install it with "
+            f'pip install "{install}".'
+        )
+
+
 class StoreError(AnabranchError):
     """The store cannot be used."""
 
@@ -430,6 +435,28 @@ class LockedStoreError(StoreError, TimeoutError):
             self,
             f"The store {url} is held by another process for long ({problem}). Try again; if it "
             "goes on, see with `anabranch doctor` who uses it.",
+        )
+
+
+class UnreachableStoreError(StoreError, ConnectionError):
+    """The server that the store is on does not answer."""
+
+    def __init__(self, url: str, place: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"The store {url} cannot be reached at {place}: {problem}. See whether the server runs "
+            "there and takes connections from here, or set ANABRANCH_DATABASE_URL to another.",
+        )
+
+
+class StoreUrlError(StoreError, ValueError):
+    """A URL that names no store."""
+
+    def __init__(self, url: str, problem: str) -> None:
+        AnabranchError.__init__(
+            self,
+            f"{url!r} does not name a store: {problem}. A URL of a store is sqlite:///relative/path, "
+            "sqlite:////absolute/path, sqlite:///:memory: or postgresql://user@host:port/database.",
         )
 
 
@@ -451,7 +478,7 @@ class ReadOnlyStoreError(StoreError, PermissionError):
         AnabranchError.__init__(
             self,
             f"The store {url} cannot be written: {problem}. Change its permissions, or set "
-            "ANABRANCH_HOME to a folder that can be written.",
+            "ANABRANCH_HOME or ANABRANCH_DATABASE_URL to one that can be written.",
         )
 
 
@@ -463,13 +490,13 @@ class CorruptStoreError(StoreError):
 
 
 class NotAStoreError(StoreError, ValueError):
-    """What should be the store is a file of another kind."""
+    """What should be the store is a file, or a database, of another kind."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, problem: str) -> None:
         AnabranchError.__init__(
             self,
-            f"{url} is not an SQLite file, so that it is left as it is. Set ANABRANCH_DATABASE_URL "
-            "or ANABRANCH_HOME to another place, or move the file away.",
+            f"{url} is not a store: {problem}. It was left as it is. Set ANABRANCH_DATABASE_URL or "
+            "ANABRANCH_HOME to another place, or move it away.",
         )
 
 
@@ -494,19 +521,45 @@ class StaleOwnerError(AnabranchError):
         )
 
 
-class ConflictError(StoreError):
-    """A row that may be there once was to be written twice."""
-
-
 class UnknownRunError(AnabranchError, LookupError):
-    """There is no run of this id or name in the store."""
+    """No run in the store has this id or name."""
 
     def __init__(self, given: str, nearest: Iterable[str]) -> None:
-        near = ", ".join(nearest)
+        near = " or ".join(nearest)
+        told = f" Did you mean {near}?" if near else ""
         super().__init__(
-            f"There is no run {given!r} in the store."
-            + (f" Did you mean {near}?" if near else " See `anabranch runs ls`.")
+            f"No run in the store has the id or name {given!r}.{told} See `anabranch runs ls`."
         )
+
+
+class AmbiguousRunError(AnabranchError, LookupError):
+    """Several runs have an id that begins like this."""
+
+    def __init__(self, given: str, ids: Sequence[str]) -> None:
+        super().__init__(
+            f"Several ids begin with {given!r}: {', '.join(ids)}. Give more of the one you mean."
+        )
+
+
+class DurationError(AnabranchError, ValueError):
+    """A text does not say a length of time."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(
+            f"{text!r} is not a length of time. Write one like 30d, 12h or 1d12h, with w, d, h, m "
+            "and s for weeks, days, hours, minutes and seconds."
+        )
+
+
+class FlowFileError(AnabranchError, ValueError):
+    """What should name a flow, or a file with flows, names none."""
+
+    def __init__(self, given: str, problem: str) -> None:
+        super().__init__(f"{given!r} will not do: {problem}")
+
+
+class ConflictError(StoreError):
+    """A row that may be there once was to be written twice."""
 
 
 class NotARootError(AnabranchError, ValueError):

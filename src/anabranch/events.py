@@ -43,12 +43,6 @@ class TaskRunChanged(NamedTuple):
     outcome: Outcome | None = None
 
 
-class TaskRunsSettled(NamedTuple):
-    """Task runs came to their outcomes, which they hold."""
-
-    runs: Sequence[Run]
-
-
 class FlowRunBegan(NamedTuple):
     """A flow run starts. `about` is what the store keeps of it besides."""
 
@@ -121,7 +115,7 @@ class ArtifactChanged(NamedTuple):
 Event = (
     TaskRunsSubmitted
     | TaskRunChanged
-    | TaskRunsSettled
+    | Run  # that came to its outcome, which it holds: for the recorder
     | FlowRunBegan
     | FlowRunChanged
     | LogWritten

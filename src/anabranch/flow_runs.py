@@ -140,6 +140,9 @@ def steps(
         engine.tell(flow_run, make_state(RUNNING))
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
+        if context.resumed is not None and open_flow.recorded is not None:
+            for line in open_flow.recorded.told():
+                logger.info("%s | %s", flow_run.name, line, extra=_label(flow_run))
         left = runner.abandoned() if own is not None or parent is None else []
         if left:
             told = f"still running, and nothing can stop it: {', '.join(left)}"
@@ -329,6 +332,15 @@ def _retrying(delay: float) -> State[Any]:
 
 def _with_message(state: State[Any], message: str) -> State[Any]:
     return state.model_copy(update={"message": message})
+
+
+def _label(flow_run: FlowRun) -> dict[str, str]:
+    """What a log line says of the run that it is about."""
+    return {
+        "run_label": flow_run.name,
+        "flow_run_id": flow_run.id,
+        "flow_run_name": flow_run.name,
+    }
 
 
 def _earlier(

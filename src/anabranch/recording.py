@@ -57,6 +57,7 @@ def recording_engine(
             writer.settle = partial(_settle, engine)
             writer.fence = partial(_fence, engine)
             writer.running = engine.running
+            writer.unsettled = engine.unsettled
             engine.open_slots = partial(_slots, writer)
             lifetimes.enter_context(
                 logs_stored(engine.flow_runs.__contains__, engine.broadcast.record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,13 +23,13 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, defer_build=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".anabranch")
-    """Where the store is, and where config.toml is looked for."""
+    """Where config.toml is looked for, and the store is kept."""
+    database_url: str | None = None
+    """The store, where it is not the file `anabranch.db` in `home`: sqlite:/// or postgresql://."""
+    durability: Literal["relaxed", "strict"] = "relaxed"
+    """Whether what is recorded is on the disk before others are told of it."""
     task_runner: str = "threads"
     logging_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    database_url: str | None = None
-    """Where runs are recorded; by default `anabranch.db` in `home`."""
-    durability: Literal["relaxed", "strict"] = "relaxed"
-    """Whether a result is handed on before it is recorded, or only after that."""
     progress: bool = True
     """Whether a live display shows on a terminal."""
     cancel_grace: float = Field(default=5.0, ge=0, le=3600)
@@ -41,9 +41,34 @@ class Settings(BaseModel):
     result_serializer: str = "pickle"
 
 
+class Given(NamedTuple):
+    """A setting's value as it was written, and where."""
+
+    value: Any
+    source: str
+
+
 def load_settings() -> Settings:
     """The settings of this process; raises `SettingError` for a value that will not do."""
-    given: dict[str, tuple[Any, str]] = {}
+    return checked_settings(given_settings())
+
+
+def checked_settings(given: Mapping[str, Given]) -> Settings:
+    """The settings with these values; raises `SettingError`."""
+    if not given:
+        return Settings.model_construct()  # the defaults, unchecked
+    try:
+        return Settings(**{name: value for name, (value, _) in given.items()})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        value, source = given[name]
+        raise SettingError(name, value, source, problem["msg"]) from None
+
+
+def given_settings() -> dict[str, Given]:
+    """What is set anywhere, each from the place that wins."""
+    given: dict[str, Given] = {}
     home = os.environ.get(PREFIX + "HOME")
     folder = Path(home) if home else Path.home() / ".anabranch"
     _add(given, _table(folder / "config.toml"), str(folder / "config.toml"))
@@ -55,16 +80,8 @@ def load_settings() -> Settings:
         if value is not None:
             if name == "logging_level":
                 value = value.upper()
-            given[name] = value, f"the environment variable {PREFIX}{name.upper()}"
-    if not given:
-        return Settings.model_construct()  # the defaults, unchecked
-    try:
-        return Settings(**{name: value for name, (value, _) in given.items()})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        name = str(problem["loc"][0])
-        value, source = given[name]
-        raise SettingError(name, value, source, problem["msg"]) from None
+            given[name] = Given(value, f"the environment variable {PREFIX}{name.upper()}")
+    return given
 
 
 def _table(path: Path, containing: str = "") -> dict[str, Any]:
@@ -82,9 +99,9 @@ def _table(path: Path, containing: str = "") -> dict[str, Any]:
         raise SettingError(str(path), "", str(path), f"it is not TOML: {error}") from None
 
 
-def _add(given: dict[str, tuple[Any, str]], table: Mapping[str, Any], source: str) -> None:
+def _add(given: dict[str, Given], table: Mapping[str, Any], source: str) -> None:
     for name, value in table.items():
         if name not in Settings.model_fields:
             known = ", ".join(Settings.model_fields)
             raise SettingError(name, value, source, f"there is no such setting; known: {known}")
-        given[name] = value, source
+        given[name] = Given(value, source)

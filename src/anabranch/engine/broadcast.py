@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anabranch.engine.publisher import Publisher
-from anabranch.engine.tracker import Commands
-from anabranch.events import Event, Recorder, Subscriber, TaskRunsSettled, TaskRunsSubmitted
+from anabranch.events import Event, Recorder, Subscriber, TaskRunChanged, TaskRunsSubmitted
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import CANCELLING, RETRY_WAIT, SETTLED
 
@@ -21,21 +20,23 @@ Run = TaskFuture[Any]
 class Broadcast:
     """The events of one engine, on their way to a thread for subscribers and one for the recorder.
 
-    Without a `recorder` nothing is kept. `phases` are those that someone wants to hear of.
+    Without a `recorder` nothing is kept. `phases` are those that someone wants to hear of. Of a
+    single run that waits for nothing only subscribers are told when it is submitted: most are over
+    before anybody could look.
     """
 
     def __init__(self, subscribers: Sequence[Subscriber], recorder: Recorder | None) -> None:
         self.recorder = recorder
         self.phases = frozenset(phase for each in subscribers for phase in each.phases)
         self._told_of = self.phases
-        self._submissions = any(each.submissions for each in subscribers)
+        self.tells_submissions = any(each.submissions for each in subscribers)
         self.publisher = Publisher(subscribers)
         self._recording: Publisher | None = None
         if recorder is not None:
             self.phases |= _UNUSUAL
             gather = 0.0 if recorder.strict else GATHER_SECONDS
             self._recording = Publisher([recorder], gather, recorder.beat, recorder.beat_seconds)
-        self.hears_submissions = self._submissions or recorder is not None
+        self.hears_submissions = self.tells_submissions or recorder is not None
 
     def submitted(
         self,
@@ -46,21 +47,22 @@ class Broadcast:
     ) -> None:
         """New runs; called with the engine's lock held."""
         event = TaskRunsSubmitted(runs, at, linked, replaced)
-        if self._submissions:
+        if self.tells_submissions:
             self.publisher.emit((event,), len(runs))
         if self._recording is not None:
             self._recording.emit((event,))
 
-    def carry(self, commands: Commands) -> None:
-        """What became of runs; called with the engine's lock held."""
-        changes = commands.changes
-        if changes:
-            told = [each for each in changes if each.phase in self._told_of]
-            if told:
-                self.publisher.emit(told, len(told))
+    def settled(self, runs: Sequence[Run]) -> None:
+        """Runs that came to an outcome; called with the engine's lock held."""
         if self._recording is not None:
-            if commands.settled:
-                self._recording.emit((TaskRunsSettled(commands.settled),), len(commands.settled))
+            self._recording.emit(runs, len(runs))
+
+    def changed(self, changes: Sequence[TaskRunChanged]) -> None:
+        """What became of runs; called with the engine's lock held."""
+        told = [each for each in changes if each.phase in self._told_of]
+        if told:
+            self.publisher.emit(told, len(told))
+        if self._recording is not None:
             unusual = [each for each in changes if each.phase < SETTLED]
             if unusual:
                 self._recording.emit(unusual)

@@ -39,7 +39,7 @@ class Waiting(NamedTuple):
     call: Call
     looks: int = 0
     refresh: bool = False
-    parts: Parts = {}
+    parts: Parts | None = None
 
 
 def key_and_parts(
@@ -172,7 +172,7 @@ class CacheDesk:
             if outcome is not None and outcome.phase == COMPLETED and outcome.state_name is None:
                 caching: Caching = spec.caching
                 found = Found(outcome.value, outcome.kept)
-                about = About(spec.key, run.task_run_id, waiting.parts)
+                about = About(spec.key, run.task_run_id, waiting.parts or {})
                 cache.put(key, found, caching.expiration, about)
         except Exception as error:
             logger.warning("The result of %s was not cached: %s", run.name, error)

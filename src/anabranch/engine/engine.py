@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -259,7 +260,6 @@ class Engine:
             copy_context(),
             tally,
             visible,
-            count,
             limits,
         )
 
@@ -372,7 +372,7 @@ class Engine:
         with self._lock:
             if submission.group.closing:
                 raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self.broadcast.hears_submissions and submission.visible:
+            if self.broadcast.tells_submissions and submission.visible:
                 self.broadcast.submitted((run,), self.clock.time())
             self._tracker.submitted_plain(run)
         submission.runner.launch([submission.call(run)])
@@ -524,8 +524,10 @@ class Engine:
     # -- what the tracker wants done ----------------------------------------------------------------
 
     def _emit(self, commands: Commands) -> None:
-        if commands.changes or commands.settled:
-            self.broadcast.carry(commands)
+        if commands.settled:
+            self.broadcast.settled(commands.settled)
+        if commands.changes:
+            self.broadcast.changed(commands.changes)
         if commands.released or commands.gated:
             self._tag_gate.apply(commands.released, commands.gated)
 
@@ -753,6 +755,12 @@ class Engine:
             self._tracker.recorded(runs, error, self.clock.time(), commands)
             self._emit(commands)
         self._carry_out(commands)
+
+    def unsettled(self, most: int) -> list[Run]:
+        """The oldest runs that have not settled."""
+        with self._lock:
+            oldest = list(islice(self._tracker.live.values(), most))
+        return [run for run in oldest if _shared(run).visible]
 
     def running(self) -> list[Run]:
         """The runs that run right now."""

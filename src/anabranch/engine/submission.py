@@ -80,7 +80,6 @@ class Submission:
     __slots__ = (
         "admission",
         "context",
-        "count",
         "digest",
         "group",
         "home",
@@ -109,11 +108,9 @@ class Submission:
         context: Context,
         tally: Tally,
         visible: bool,
-        count: int,
         limits: tuple[str, ...] = (),
     ) -> None:
         self.home = home
-        self.count = count
         self.spec = spec
         self.limits = limits
         self.special = spec.special or bool(limits)  # whether a completed run owes more

@@ -60,7 +60,7 @@ def function_entrypoint(fn: Callable[..., Any]) -> str | None:
     spec = getattr(loaded, "__spec__", None)
     if module != "__main__" and spec is not None and not _is_loaded_by_path(module, path):
         return f"{module}:{qualname}"
-    if spec is not None:  # run with `python -m`
+    if module == "__main__" and spec is not None:  # run with `python -m`
         return f"{spec.name}:{qualname}"
     return None if path is None else f"{os.path.abspath(path)}:{qualname}"
 

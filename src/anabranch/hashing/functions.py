@@ -66,7 +66,15 @@ def importable_name(value: Any) -> str | None:
 
 
 def _is_standard(module: str | None) -> bool:
-    return (module or "").partition(".")[0] in sys.stdlib_module_names - {"__main__"}
+    if not module or module.partition(".")[0] not in sys.stdlib_module_names:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is None or file.startswith(_paths("stdlib", "platstdlib"))  # no user's of that name
+
+
+@functools.cache
+def _paths(*names: str) -> tuple[str, ...]:
+    return tuple(sysconfig.get_path(name) for name in names)
 
 
 def _write_function(encoder: Encoder, fn: types.FunctionType) -> None:
@@ -92,7 +100,7 @@ def _is_made_in_python(cls: type[Any]) -> bool:
 def _is_installed(module: str) -> bool:
     """Whether a module comes with a package, so that a name is enough to know its classes."""
     file = getattr(sys.modules.get(module), "__file__", None) or ""
-    return file.startswith((sysconfig.get_path("purelib"), sysconfig.get_path("platlib")))
+    return file.startswith(_paths("purelib", "platlib"))
 
 
 def _write_behaviour(encoder: Encoder, given: Behaviour) -> None:

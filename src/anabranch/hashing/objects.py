@@ -2,7 +2,7 @@
 
 The first that fits: `__anabranch_key__()`, a member of an enum, the fields of a dataclass, attrs
 class or pydantic model, what a subclass of a built-in type holds and its attributes, the attributes
-of an object whose class was written in Python.
+of an object whose class was written in Python, or what its `__getstate__()` makes of them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _write_keyed(encoder: Encoder, value: Any) -> None:
 
 def _write_member(encoder: Encoder, value: enum.Enum) -> None:
     # object() as a value only tells members apart, which their names do.
-    content = None if type(value.value) is object else value.value
+    held = value._value_
+    content = None if type(held) is object else held
     encoder.typed(value, [("name", value.name), ("value", content)])
 
 
@@ -181,17 +182,24 @@ def _has_plain_state(kind: type[Any]) -> bool:
     )
 
 
+def _plain_state(value: Any, kind: type[Any]) -> list[tuple[str, Any]]:
+    """What the class says that copies need, or else all attributes."""
+    try:
+        if kind.__getstate__ is not object.__getstate__:
+            return [("__getstate__()", value.__getstate__())]
+        object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
+    except TypeError as error:  # as a lock or a socket raises
+        raise Unencodable(value, f"it holds more than its attributes ({error})") from None
+    return _attributes(_state(value, object))
+
+
 def _write_other(encoder: Encoder, value: Any) -> None:
     kind = cast("type[Any]", type(value))
     wrapped = getattr(value, "__wrapped__", None)
     if wrapped is not None and callable(value):  # a decorated function, such as a task
         encoder.typed(value, [("__wrapped__", wrapped)])
     elif _has_plain_state(kind):
-        try:
-            object.__reduce_ex__(value, 2)  # refuses what holds more than its attributes
-        except TypeError:
-            raise Unencodable(value, "it holds more than its attributes") from None
-        encoder.typed(value, _attributes(_state(value, object)))
+        encoder.typed(value, _plain_state(value, kind))
     elif callable(value) and (name := importable_name(value)):  # one of a library's, made in C
         encoder.typed(value, [("name", name)])
     else:

@@ -246,12 +246,12 @@ def _file_system(url: str, storage_options: dict[str, Any]) -> tuple[Any, str]:
     try:
         fsspec: Any = importlib.import_module("fsspec.core")  # an extra, and some 50 ms
     except ImportError as error:
-        raise MissingExtraError(shown, str(error), f"anabranch[{extra}]") from error
+        raise MissingExtraError(shown, "fsspec", f"anabranch[{extra}]") from error
     try:
         files, root = fsspec.url_to_fs(url, **storage_options)
     except ImportError as error:
         install = f"anabranch[{extra}]" if protocol in _EXTRAS else str(error.name or protocol)
-        raise MissingExtraError(shown, str(error), install) from error
+        raise MissingExtraError(shown, str(error.name or protocol), install) from error
     except ValueError as error:
         raise UnknownStorageError(repr(shown), str(error)) from error
     return files, str(root).rstrip("/")

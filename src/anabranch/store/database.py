@@ -7,11 +7,13 @@ time; who must not wait for others opens `another`.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, Protocol
 
 Row = tuple[Any, ...]
+_SECRET_OPTION = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
 CHUNKS = (500, 50, 5, 1)
 """Rows in a statement: one of many rows gives the interpreter up once, where many of one row do so
 for each, and wait for it each time; few different lengths stay prepared."""
@@ -45,6 +47,7 @@ class Database(Protocol):
     """Opened, with a current schema. Raises only `StoreError`s."""
 
     url: str
+    """As it may be shown: without its password."""
     keeps: bool
     """Whether what is written outlives the process."""
 
@@ -95,3 +98,12 @@ def clean(text: str | None) -> str | None:
     if text is None or (text.isascii() and "\0" not in text):
         return text
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def shown_url(url: str) -> str:
+    """The URL without its password."""
+    scheme, mark, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")  # the last one: a password may hold others
+    if at and ":" in user:
+        rest = f"{user.partition(':')[0]}:***@{host}"
+    return _SECRET_OPTION.sub(r"\1***", f"{scheme}{mark}{rest}")

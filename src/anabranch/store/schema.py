@@ -192,7 +192,7 @@ cached = Table(
     Column("expires", Float),
     Column("form", Text, nullable=False),
     Column("result", LargeBinary),
-    Column("size", Integer),
+    Column("size", Id),  # bytes
     Column("preview", Text),
     Column("task_run", Text),  # the id of the run that computed it
     Column("parts", Text),  # JSON: what the key is made of

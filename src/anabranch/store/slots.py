@@ -48,7 +48,7 @@ def open_slots() -> StoreSlots:
 def settings_store() -> Database:
     """The store that the settings name; raises `StoreError`."""
     settings = load_settings()
-    return open_store(settings.database_url, settings.home, settings.durability == "strict")
+    return open_store(settings.database_url, settings.home)
 
 
 class _LimitRow(NamedTuple):

@@ -8,6 +8,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,14 +23,15 @@ from anabranch.errors import (
     StoreError,
 )
 from anabranch.store.database import Insert, Row, chunked, insert_sql
-from anabranch.store.versions import check_version
+from anabranch.store.migrating import migrate
+from anabranch.store.versions import is_current
 
 logger = logging.getLogger("anabranch.store")
 
-BUSY_SECONDS = 5.0
+BUSY_SECONDS = 10.0
 """How long a statement waits for another process before it is told to try again."""
-MEMORY = "sqlite:///:memory:"
 HEADER = b"SQLite format 3\0"
+MEMORY = "sqlite:///:memory:"
 NETWORKED = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs"}
 )
@@ -46,27 +48,56 @@ class SqliteDatabase:
         self._one_at_a_time = threading.RLock()
         with self._told():
             self._connection = self._opened()
+        if path is None:
+            weakref.finalize(self, self._connection.close)
 
     def _opened(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            ":memory:" if self.path is None else self.path,
-            timeout=BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
+        """Looks before it touches: what is not a store of ours stays as it is."""
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            connection = sqlite3.connect(
+                ":memory:" if self.path is None else self.path,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            try:
+                made = connection.execute("PRAGMA schema_version").fetchone()[0]
+                if not made or is_current(self.url, self._version(connection)):
+                    if not made:  # first of all, so that a removal can give back what it frees
+                        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                    self._set_up(connection)
+                    if not made:
+                        self._make_tables(connection)
+                    return connection
+                connection.close()
+                migrate(self.url)
+            except BaseException as error:
+                connection.close()
+                if not _is_busy(error) or time.monotonic() >= until:
+                    raise
+                time.sleep(0.05)  # SQLite waits by itself, but not where the journal's mode changes
+
+    def _version(self, connection: sqlite3.Connection) -> str:
         try:
-            if self.path is not None:
-                mode = "TRUNCATE" if is_networked(self.path) else "WAL"
-                connection.execute(f"PRAGMA journal_mode={mode}")
-                level = "FULL" if self._durable else "NORMAL"
-                connection.execute(f"PRAGMA synchronous={level}")
-            made = connection.execute("PRAGMA schema_version").fetchone()[0]
-            if not made:
-                self._make_tables(connection)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            raise NotAStoreError(self.url, "it is the database of another program") from error
+        if found is None:
+            raise NotAStoreError(self.url, "it has no version of its schema")
+        return found[0]
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        # before the first table, so that what a removal frees can be given back bit by bit
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        if self.path is None:
+            return
+        mode = "TRUNCATE" if is_networked(self.path) else "WAL"
+        connection.execute(f"PRAGMA journal_mode={mode}")
+        level = "FULL" if self._durable else "NORMAL"
+        connection.execute(f"PRAGMA synchronous={level}")
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         script = importlib.resources.files(__package__ or "").joinpath("schema.sql").read_text()
@@ -79,11 +110,6 @@ class SqliteDatabase:
         except BaseException:
             connection.execute("ROLLBACK")
             raise
-
-    def version(self) -> str:
-        with self._told(), self._one_at_a_time:
-            found = self._connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        return found[0]
 
     # -- use ----------------------------------------------------------------------------------------
 
@@ -139,12 +165,17 @@ class SqliteDatabase:
             raise store_error(error, self.url) from error
 
 
+def _is_busy(error: BaseException) -> bool:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def store_error(error: sqlite3.Error, url: str) -> StoreError:
     """What an error of SQLite means for whoever uses the store."""
     name = getattr(error, "sqlite_errorname", "") or ""
+    if _is_busy(error):
+        return LockedStoreError(url, name)
     kinds = {
-        "SQLITE_BUSY": LockedStoreError,
-        "SQLITE_LOCKED": LockedStoreError,
         "SQLITE_FULL": FullStoreError,
         "SQLITE_IOERR": FullStoreError,
         "SQLITE_READONLY": ReadOnlyStoreError,
@@ -168,8 +199,11 @@ def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        short = path.is_file() and 0 < path.stat().st_size < len(HEADER)
     except OSError as error:
         raise ReadOnlyStoreError(f"sqlite:///{path}", str(error)) from error
+    if short:  # SQLite takes a file of one byte for an empty one
+        raise NotAStoreError(f"sqlite:///{path}", "it is not an SQLite file")
     if is_networked(path):
         logger.warning(
             "The store %s is on a network file system, which SQLite cannot share between hosts: "
@@ -177,38 +211,23 @@ def open_sqlite(path: Path, durable: bool = False) -> SqliteDatabase:
             path,
         )
     try:
-        return _checked(path, durable)
+        return SqliteDatabase(path, durable)
     except CorruptStoreError as error:
-        # Only now, since closing a file drops the locks on it of all connections in this process.
-        _refuse_others(path)
+        if not _begins_like_sqlite(path):
+            raise NotAStoreError(f"sqlite:///{path}", "it is not an SQLite file") from error
         aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
         for ending in ("", "-wal", "-shm"):
             part = path.with_name(path.name + ending)
             if part.exists():
                 os.replace(part, aside.with_name(aside.name + ending))
         logger.error("%s It was moved to %s, and a new one made in its place.", error, aside)
-        return _checked(path, durable)
+        return SqliteDatabase(path, durable)
 
 
-def _checked(path: Path, durable: bool) -> SqliteDatabase:
-    database = SqliteDatabase(path, durable)
-    try:
-        return check_version(database, database.version)
-    except BaseException:
-        database.close()
-        raise
-
-
-def _refuse_others(path: Path) -> None:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(HEADER))
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ReadOnlyStoreError(f"sqlite:///{path}", str(error)) from error
-    if start and start != HEADER:
-        raise NotAStoreError(f"sqlite:///{path}")
+def _begins_like_sqlite(path: Path) -> bool:
+    """Only for a file that SQLite cannot use: of others, this process would lose its locks."""
+    with path.open("rb") as file:
+        return file.read(len(HEADER)) == HEADER
 
 
 def is_networked(path: Path) -> bool:

@@ -1,30 +1,20 @@
-"""Which schema a store has, and what is done about one that is not this release's."""
+"""Which schema a store has, and whether this release knows it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
-
-from anabranch.errors import CorruptStoreError, NewerStoreError, StoreError
-from anabranch.store.database import Database
+from anabranch.errors import NewerStoreError, NotAStoreError
 
 HEAD = "0001"
 """The newest revision of the schema, as the migrations number them."""
 
-D = TypeVar("D", bound=Database)
 
+def is_current(url: str, found: str) -> bool:
+    """Whether a schema is this release's; False where it is older.
 
-def check_version(database: D, version: Callable[[], str]) -> D:
-    """The same database once its schema is current, migrated if it is older.
-
-    Raises `NewerStoreError` where this release does not know the schema.
+    Raises `NewerStoreError` where it is newer, `NotAStoreError` where another program numbered it.
     """
-    try:
-        found = version()
-    except StoreError as error:
-        if isinstance(error, CorruptStoreError) or "no such table" not in str(error):
-            raise
-        raise CorruptStoreError(database.url, "it has no version of its schema") from error
+    if len(found) != len(HEAD) or not found.isdecimal():
+        raise NotAStoreError(url, f"its schema {found!r} is another program's")
     if found > HEAD:
-        raise NewerStoreError(database.url, found, HEAD)
-    return database
+        raise NewerStoreError(url, found, HEAD)
+    return found == HEAD

@@ -10,9 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-from anabranch.errors import FullStoreError, LockedStoreError, StaleOwnerError, StoreError
+from anabranch.errors import (
+    FullStoreError,
+    LockedStoreError,
+    StaleOwnerError,
+    StoreError,
+    UnreachableStoreError,
+)
 from anabranch.events import (
     ArtifactChanged,
     ArtifactMade,
@@ -21,9 +28,9 @@ from anabranch.events import (
     FlowRunChanged,
     LogWritten,
     TaskRunChanged,
-    TaskRunsSettled,
     TaskRunsSubmitted,
 )
+from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
 from anabranch.recorded import Recorded
@@ -43,6 +50,9 @@ RETRY_SECONDS = 1.0
 """Between two tries to write into a store that is locked or full."""
 PATIENCE_SECONDS = 30.0
 """How long a locked store is waited for at the end of a run, and a full one a tenth of that."""
+MOST_SAMPLED = 1_000
+"""Unsettled runs that are looked at each time for those that have no row yet."""
+MOST_PLACES = 1_000
 MOST_ROWS = 50_000
 """Rows that wait in memory for such a store, until the run itself has to wait."""
 
@@ -58,7 +68,8 @@ class StoreWriter:
     """See `events.Recorder`. Belongs to one engine, whose runs' ids begin with `prefix`.
 
     `settle` is called in strict durability after each batch, with the runs in it; `fence` once if
-    another process has taken the run over. `running` gives the runs that run right now.
+    another process has taken the run over. `running` gives the runs that run right now,
+    `unsettled` the oldest that have not settled.
     """
 
     beat_seconds = BEAT_SECONDS / 2
@@ -77,6 +88,7 @@ class StoreWriter:
         self.settle: Callable[[Settle], None] = _ignore
         self.fence: Callable[[StaleOwnerError], None] = _ignore
         self.running: Callable[[], Iterable[Run]] = tuple
+        self.unsettled: Callable[[int], Iterable[Run]] = _none
         self._prefix = f"{prefix >> 48:020x}"
         self.secret = secret
         self._limit = inline_limit
@@ -90,6 +102,18 @@ class StoreWriter:
         self._broken: Exception | None = None
         self._beaten = time.monotonic()
         self._shown: set[int] = set()
+        self._places: dict[
+            tuple[int, int, str | None], tuple[Any, int | None, int, int | None]
+        ] = {}
+        self._takers: dict[type, Callable[[Any], None]] = {
+            TaskRunsSubmitted: self._submitted,
+            TaskRunChanged: self._changed,
+            FlowRunBegan: self._began,
+            FlowRunChanged: self._flow_changed,
+            LogWritten: self._logged,
+            ArtifactMade: self._artifact,
+            ArtifactChanged: self._artifact_changed,
+        }
 
     # -- events ---------------------------------------------------------------------------------
 
@@ -135,30 +159,16 @@ class StoreWriter:
         self.database.close()
 
     def _take(self, events: Sequence[Event], settled: list[Run]) -> None:
+        """Make rows of events. Runs that settled come last: the rows of all else are there then."""
         for event in events:
-            match event:
-                case TaskRunsSettled():
-                    settled += event.runs
-                    if self._broken is None:
-                        self._settled(event.runs)
-                    else:
-                        self._unwritten += len(event.runs)
-                case _ if self._broken is not None:
-                    continue
-                case TaskRunsSubmitted():
-                    self._submitted(event)
-                case TaskRunChanged():
-                    self._changed(event)
-                case FlowRunBegan():
-                    self._began(event)
-                case FlowRunChanged():
-                    self._flow_changed(event)
-                case LogWritten():
-                    self._logged(event)
-                case ArtifactMade():
-                    self._artifact(event)
-                case ArtifactChanged():
-                    self._artifact_changed(event)
+            if type(event) is TaskFuture:
+                settled.append(event)
+            elif self._broken is None:
+                self._takers[type(event)](event)
+        if self._broken is None:
+            self._settled(settled)
+        else:
+            self._unwritten += len(settled)
 
     # -- task runs ------------------------------------------------------------------------------
 
@@ -211,11 +221,6 @@ class StoreWriter:
                 continue
             rest[row] = (*its_row, clean(name), outcome.state_name, _message(outcome), parent,
                          preview, None)  # fmt: skip  # as it stands in the table
-            if outcome[2] != COMPLETED:
-                self._batch.transitions.append(
-                    (flow_run, row, started + outcome[5], *PHASE_STATES[outcome[2]],
-                     _message(outcome), outcome[1])
-                )  # fmt: skip  # as above
 
     def _scalar(self, value: Any) -> tuple[str | None, bytes | None]:
         kind = type(value)
@@ -247,18 +252,21 @@ class StoreWriter:
         flow_run, task, offset, parent = self._place_of(shared)
         scope = shared.scope
         base = self._base()
-        if scope.map_id is not None:
-            if first._key == scope.first_key:
-                self._batch.submissions.append(
-                    (base | first._key, flow_run, parent, task, shared.count, scope.first_index,
-                     scope.map_id, event.at)
-                )  # fmt: skip  # as it stands in the table
-        elif first._phase < SETTLED:
-            row = self._row_of(first)
-            self._batch.runs[row] = (
-                row, flow_run, task, first._key + offset, WAITING, first._attempt, None, None,
-                first._digest, None, None, None, None, None, parent, None, event.at
-            )  # fmt: skip  # as above
+        together = event.runs[-1]._key - first._key + 1 == len(event.runs)
+        if scope.map_id is not None and together:
+            self._batch.submissions.append(
+                (base | first._key, flow_run, parent, task, len(event.runs), first._key + offset,
+                 scope.map_id, event.at)
+            )  # fmt: skip  # as it stands in the table
+        else:
+            for run in event.runs:
+                if run._phase >= SETTLED:
+                    continue
+                row = self._row_of(run)
+                self._batch.runs[row] = (
+                    row, flow_run, task, run._key + offset, WAITING, run._attempt, None, None,
+                    run._digest, None, None, None, None, None, parent, None, event.at
+                )  # fmt: skip  # as above
         self._batch.replaced += [(base | run._key, old) for run, old in event.replaced]
         for run, upstream in event.linked:
             row = self._row_of(run)
@@ -279,34 +287,46 @@ class StoreWriter:
         )  # fmt: skip  # as it stands in the table
 
     def _sample(self) -> None:
-        """A row for what has run for a while: of short runs, nobody sees that they run."""
+        """Rows for what runs or waits for a while: of short runs, nobody sees that they did."""
         now = time.time()
-        for run in self.running():
+        running = [(run, RUNNING, now) for run in self.running()]
+        waiting = [(run, WAITING, None) for run in self.unsettled(MOST_SAMPLED)]
+        for run, phase, started in (*running, *waiting):
             row = self._row_of(run)
-            if row in self._shown or run._phase >= SETTLED:
+            shared: Any = run._shared
+            mapped = shared.scope.map_id is not None
+            if row in self._shown or run._phase >= SETTLED or (mapped and phase == WAITING):
                 continue
             self._shown.add(row)
-            flow_run, task, offset, parent = self._place_of(run._shared)
+            flow_run, task, offset, parent = self._place_of(shared)
             self._batch.runs[row] = (
-                row, flow_run, task, run._key + offset, RUNNING, run._attempt, now, None,
+                row, flow_run, task, run._key + offset, phase, run._attempt, started, None,
                 run._digest, None, None, None, None, None, parent, None, now
             )  # fmt: skip  # as it stands in the table
+        self._shown.intersection_update(self._row_of(run) for run, *_ in running)
 
     def _place_of(self, shared: Any) -> tuple[int | None, int, int, int | None]:
         """Of a submission: its flow run, its task, what makes a key the run's number, its parent."""
         scope, spec = shared.scope, shared.spec
+        place = (id(spec), id(scope.flow_run), scope.parent_task_run_id)
+        known = self._places.get(place)
+        if known is None:
+            known = self._new_place(scope, spec)
+            if len(self._places) > MOST_PLACES:
+                self._places.clear()
+            self._places[place] = known
+        _, flow_run, task, parent = known
+        return flow_run, task, scope.first_index - scope.first_key, parent
+
+    def _new_place(self, scope: Any, spec: Any) -> tuple[Any, int | None, int, int | None]:
         flow_run = None if scope.flow_run is None else self._flow_rows.get(scope.flow_run.id)
         identity = (spec.key, spec.name, spec.source)
         task = self._tasks.get(identity)
         if task is None:
-            task = self._tasks[identity] = self._new_task(identity)
+            task = self._tasks[identity] = self._patiently(partial(self._new_task, identity))
         parent = scope.parent_task_run_id
-        return (
-            flow_run,
-            task,
-            scope.first_index - scope.first_key,
-            None if parent is None else self._row_of_id(parent),
-        )
+        parent = None if parent is None else self._row_of_id(parent)
+        return (spec, scope.flow_run), flow_run, task, parent  # the first two: kept, for their ids
 
     def _new_task(self, identity: tuple[str, str, bytes]) -> int:
         with self.database.transaction() as transaction:
@@ -341,8 +361,20 @@ class StoreWriter:
         if self._session is None:
             with self._opening:
                 if self._session is None:
-                    self._session = open_session(self.database, self._prefix, time.time())
+                    self._session = self._patiently(
+                        partial(open_session, self.database, self._prefix, time.time())
+                    )
         return self._session
+
+    def _patiently(self, write: Callable[[], int]) -> int:
+        """Write something that all else needs, once the store is not held by another process."""
+        until = time.monotonic() + 2 * PATIENCE_SECONDS
+        while True:
+            try:
+                return write()
+            except (LockedStoreError, UnreachableStoreError) as error:
+                if not self._waits(error, until):
+                    raise
 
     # -- flow runs ------------------------------------------------------------------------------
 
@@ -361,12 +393,12 @@ class StoreWriter:
         parameters = about.parameters
         if parameters is not None:
             parameters = sign(self.secret, run.id, parameters)
-        self._batch.flow_runs.append(
-            (row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
+        self._batch.flow_runs[row] = (
+            row, run.id, self._root, self._flow_rows.get(parent) if parent else None,
              run.parent_task_run_id, run.name, run.flow_name, about.flow_key, about.flow_source,
              about.entrypoint, about.runner, json.dumps(sorted(run.tags)), about.inputs, parameters,
              clean(about.preview), about.not_resumable, *PHASE_STATES[RUNNING], started, started,
-             run.run_count)
+             run.run_count,
         )  # fmt: skip  # as it stands in the table
 
     def _flow_changed(self, event: FlowRunChanged) -> None:
@@ -426,8 +458,10 @@ class StoreWriter:
                 with self.database.transaction() as transaction:
                     beat(transaction, self._session)
                     self._batch.write(transaction, self._session)
+                    failpoint(BEFORE_COMMIT)
+                failpoint(AFTER_COMMIT)
                 break
-            except LockedStoreError as error:
+            except (LockedStoreError, UnreachableStoreError) as error:
                 if not self._waits(error, until):
                     return
             except FullStoreError as error:
@@ -441,7 +475,7 @@ class StoreWriter:
         self._batch = Batch()
 
     def _waits(self, error: StoreError, until: float) -> bool:
-        """A store that is locked or full may be better soon: whether to try again now."""
+        """A store that is locked, full or out of reach may be better soon: whether to try again now."""
         if not self._batch.told:
             self._batch.told = True
             logger.warning("%s The run goes on, and is recorded once that works.", error)
@@ -472,7 +506,7 @@ class Batch:
     def __init__(self) -> None:
         self.told = False
         self.roots: list[int] = []
-        self.flow_runs: list[Row] = []
+        self.flow_runs: dict[int, Row] = {}
         self.flow_changes: list[Row] = []
         self.submissions: list[Row] = []
         self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
@@ -490,7 +524,7 @@ class Batch:
 
     def _inserts(self) -> dict[Insert, Sequence[Row]]:
         return {
-            rows.FLOW_RUN: self.flow_runs,
+            rows.FLOW_RUN: list(self.flow_runs.values()),
             rows.SUBMISSION: self.submissions,
             rows.ANY_RUN: list(self.runs.values()),
             rows.SETTLED_RUN: self.settled,
@@ -510,6 +544,8 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
+                if insert is rows.SETTLED_RUN:
+                    failpoint(MID_BATCH)
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
@@ -530,6 +566,10 @@ def _message(outcome: Outcome) -> str | None:
     if outcome.message is None and isinstance(error, BaseException):
         return clean(f"{type(error).__name__}: {error}")
     return clean(outcome.message)
+
+
+def _none(_: int) -> Iterable[Run]:
+    return ()
 
 
 def _ignore(_: Any) -> None:
