@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import subprocess
@@ -77,14 +79,31 @@ async def work_async(folder: Path, name: str) -> int:
         return count
 
 
-@pytest.mark.parametrize("url", [None, MEMORY])
+@pytest.fixture(params=["file", "postgres"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What several processes can share; set for the test."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_store_url")
+        monkeypatch.setenv("ANABRANCH_DATABASE_URL", url)
+    return request.param
+
+
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("kind", [work, work_async])
-def test_never_more_than_slots_inside(
-    runner: str, kind: Any, url: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_never_more_than_slots_inside(runner: str, kind: Any, store: str, tmp_path: Path) -> None:
+    _crowd(runner, kind, tmp_path)
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize("kind", [work, work_async])
+def test_never_more_than_slots_inside_in_memory(
+    runner: str, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if url is not None:
-        monkeypatch.setenv("ANABRANCH_DATABASE_URL", url)
+    monkeypatch.setenv("ANABRANCH_DATABASE_URL", MEMORY)
+    _crowd(runner, kind, tmp_path)
+
+
+def _crowd(runner: str, kind: Any, tmp_path: Path) -> None:
     Inside(tmp_path / "marks")
 
     @flow(task_runner=runner)
@@ -120,7 +139,7 @@ print(max(most))
 """
 
 
-def test_four_processes_of_two_threads(tmp_path: Path) -> None:
+def test_four_processes_of_two_threads(store: str, tmp_path: Path) -> None:
     concurrency.set_limit("desk", 3)
     command = [sys.executable, "-c", CROWD, str(tmp_path / "marks"), str(Path(__file__).parent)]
     crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -139,7 +158,7 @@ with concurrency("desk"):
 """
 
 
-def test_the_slots_of_a_killed_process_come_free() -> None:
+def test_the_slots_of_a_killed_process_come_free(store: str) -> None:
     concurrency.set_limit("desk", 1)
     with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == b"in\n"
@@ -271,7 +290,7 @@ def test_limits_that_will_not_do(given: Any) -> None:
         concurrency.set_limit(*given)
 
 
-def test_limits_are_changed_and_removed() -> None:
+def test_limits_are_changed_and_removed(store: str) -> None:
     concurrency.set_limit("desk", 1)
     concurrency.set_limit("desk", 2, 0.5)
     found = anabranch.concurrency.limits()
@@ -364,7 +383,7 @@ print(calls())
 """
 
 
-def test_a_rate_over_two_processes() -> None:
+def test_a_rate_over_two_processes(store: str) -> None:
     concurrency.set_limit("api", 1, 20)
     command = [sys.executable, "-c", RATE]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -441,7 +460,7 @@ def test_a_wall_clock_that_jumps_back_neither_stops_nor_hastens_a_rate(jump: flo
         times.pass_by(0.01)
     in_time = sorted(due for due in dues if due <= start + 4)
     assert 30 <= len(in_time) <= 41
-    gaps = [later - earlier for earlier, later in zip(in_time, in_time[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(in_time)]
     assert min(gaps) > 0.0999
 
 
@@ -503,7 +522,7 @@ def tagged(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
-def test_a_limit_by_tag(runner: str, tmp_path: Path) -> None:
+def test_a_limit_by_tag(runner: str, store: str, tmp_path: Path) -> None:
     concurrency.set_limit("tag:db", 2)
 
     @flow(task_runner=runner)
@@ -650,3 +669,29 @@ def test_a_store_that_cannot_be_read_for_limits_stops_no_tagged_task(
 
     assert undisturbed() == list(range(5))
     assert "no limits today" in caplog.text
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    from typer.testing import CliRunner
+
+    from anabranch.cli.app import app
+
+    def run(*words: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["limits", *words])
+        return result.exit_code, result.output
+
+    assert "anabranch limits set NAME SLOTS" in run("ls")[1]
+    assert run("set", "tag:db", "2")[0] == 0
+    assert run("set", "api", "1", "--per-second", "2.5")[0] == 0
+    with concurrency("tag:db"):
+        code, text = run("ls")
+        listed = json.loads(run("ls", "--json")[1])
+    assert code == 0 and [line.split() for line in text.splitlines()[1:]] == [
+        ["api", "0", "1", "2.5"],
+        ["tag:db", "1", "2"],
+    ]
+    assert listed[1] == {"name": "tag:db", "slots": 2, "slots_per_second": None, "in_use": 1}
+    assert run("rm", "api")[0] == 0
+    code, text = run("rm", "api")
+    assert code == 2 and "There is no limit 'api'" in text
+    assert run("set", "api", "x")[0] == 2 and run("set", "api", "1", "--per-second", "0")[0] == 2

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json as json_text
 from typing import Annotated
 
 import typer
 
 from anabranch import concurrency
+from anabranch.cli.output import console, note, plain_table, print_json, styled
 from anabranch.errors import UnknownLimitError
 
 app = typer.Typer(no_args_is_help=True, help="See and set limits on how much runs at once.")
@@ -23,25 +23,16 @@ def list_limits(
     """
     found = concurrency.limits()
     if json:
-        print(json_text.dumps([limit._asdict() for limit in found], indent=2))
+        print_json([limit._asdict() for limit in found])
         return
     if not found:
-        print("There are no limits. Make one with: anabranch limits set NAME SLOTS")
+        note("There are no limits. Make one with: anabranch limits set NAME SLOTS")
         return
-    rows = [("NAME", "IN USE", "SLOTS", "PER SECOND")]
-    rows += [
-        (
-            limit.name,
-            f"{limit.in_use:g}",
-            str(limit.slots),
-            "" if limit.slots_per_second is None else f"{limit.slots_per_second:g}",
-        )
-        for limit in found
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for name, *counts in rows:
-        cells = [cell.rjust(width) for cell, width in zip(counts, widths[1:], strict=True)]
-        print("  ".join([name.ljust(widths[0]), *cells]).rstrip())
+    table = plain_table("NAME", "IN USE", "SLOTS", "PER SECOND")
+    for limit in found:
+        rate = "" if limit.slots_per_second is None else f"{limit.slots_per_second:g}"
+        table.add_row(styled(limit.name), f"{limit.in_use:g}", str(limit.slots), rate)
+    console().print(table)
 
 
 @app.command("set")
