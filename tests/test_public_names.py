@@ -7,9 +7,11 @@ import anabranch
 
 NAMES = [
     *("AnabranchError", "CancelledRun", "CrashedRun", "FailedRun", "Flow", "FutureList", "State"),
-    *("Task", "TaskFuture", "UpstreamTaskError", "allow_failure", "as_completed"),
-    *("exponential_backoff", "flow", "get_run_logger", "opaque", "quote", "runtime", "tags"),
-    *("task", "unmapped", "wait"),
+    *("Task", "TaskFuture", "UpstreamTaskError", "allow_failure", "as_completed", "concurrency"),
+    *("create_image_artifact", "create_link_artifact", "create_markdown_artifact"),
+    *("create_progress_artifact", "create_table_artifact", "exponential_backoff", "flow"),
+    *("get_run_logger", "opaque", "quote", "rate_limit", "runtime", "tags", "task", "unmapped"),
+    *("update_progress_artifact", "wait"),
 ]
 
 

@@ -45,8 +45,9 @@ def table_json(table: Table) -> str:
 
 def _parts(table: Any) -> tuple[list[Any] | None, Iterator[Iterable[Any]]]:
     """The columns' names and the rows."""
-    library = type(table).__module__.partition(".")[0]
-    if library in ("pandas", "polars") and type(table).__name__ == "DataFrame":
+    kind = cast(type[Any], type(table))
+    library = kind.__module__.partition(".")[0]
+    if library in ("pandas", "polars") and kind.__name__ == "DataFrame":
         return _of_pandas(table) if library == "pandas" else (table.columns, table.iter_rows())
     if isinstance(table, Mapping):
         return _of_columns(cast(Mapping[Any, Any], table))
@@ -55,11 +56,11 @@ def _parts(table: Any) -> tuple[list[Any] | None, Iterator[Iterable[Any]]]:
         if all(isinstance(row, Mapping) for row in rows):
             return _of_dicts(rows)
         if all(isinstance(row, list | tuple) for row in rows):
-            return None, (row for row in rows)
+            return None, iter(rows)
     raise OptionError(
         "create_table_artifact",
         "table",
-        f"<{type(table).__name__}>",
+        kind.__name__,
         "a list of dicts, a dict of lists, a list of lists, or a frame of pandas or polars",
     )
 

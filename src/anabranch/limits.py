@@ -32,10 +32,14 @@ class Wanted(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """Slots that were taken: who holds them in the store, and where they stand there."""
+    """Slots that were taken: who holds them in the store, and where they stand there.
+
+    Those of a rate may be had only `after` so many seconds.
+    """
 
     session: int = 0
     leases: tuple[int, ...] = ()
+    after: float = 0.0
 
 
 class Taken(NamedTuple):
@@ -62,6 +66,10 @@ class SlotStore(Protocol):
         ...
 
     def give(self, grants: Sequence[Grant]) -> None: ...
+
+    def spare(self, wanted: Wanted, count: int) -> None:
+        """So many grants of a rate will not be used."""
+        ...
 
     def beat(self) -> None:
         """Show that the holder lives."""

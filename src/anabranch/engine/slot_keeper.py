@@ -11,7 +11,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,13 +34,14 @@ Answered = Callable[[BaseException | None], object]
 class Ticket:
     """One request: waiting, holding its slots, or left."""
 
-    __slots__ = ("grant", "left", "then", "timeout", "wanted")
+    __slots__ = ("answered", "grant", "left", "then", "timeout", "wanted")
 
     def __init__(self, wanted: Wanted, timeout: float | None, then: Answered) -> None:
         self.wanted = wanted
         self.timeout = timeout
         self.then = then
         self.grant: Grant | None = None
+        self.answered = False
         self.left = False
 
 
@@ -72,7 +73,9 @@ class SlotKeeper:
         self._lines: dict[Wanted, Line] = {}
         self._deadlines: list[tuple[float, int, Ticket]] = []
         self._order = itertools.count()
+        self._later: list[tuple[float, int, Ticket]] = []  # granted, but not yet to be used
         self._returned: list[Grant] = []
+        self._spared: Counter[Wanted] = Counter()
         self._beat_at = 0.0
         self._give_at = 0.0
 
@@ -129,8 +132,10 @@ class SlotKeeper:
             self._awake.block(self._pause())
             self._turn()
         self._turn()
-        for line in self._lines.values():
-            for ticket in line.tickets:
+        waiting = [ticket for line in self._lines.values() for ticket in line.tickets]
+        waiting += [ticket for _, _, ticket in self._later]
+        for ticket in waiting:
+            if not ticket.answered and not ticket.left:
                 self._answer(ticket, _ended())
         if self._slots is not None:
             _guarded(self._slots.close)
@@ -140,18 +145,18 @@ class SlotKeeper:
         while self._jobs:
             _guarded(self._jobs.popleft())
         now = time.monotonic()
-        if self._returned and now >= self._give_at:
+        if (self._returned or self._spared) and now >= self._give_at:
             self._give_back(now)
         for wanted, line in list(self._lines.items()):
             if line.due <= now:
                 self._ask(wanted, line)
         now = time.monotonic()
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, _, ticket = heapq.heappop(self._deadlines)
-            if ticket.grant is None and not ticket.left:
-                names, occupy, *_ = ticket.wanted
-                late = ConcurrencySlotTimeoutError(names, occupy, ticket.timeout or 0.0)
-                self._answer(ticket, late)
+        for ticket in _due(self._later, now):
+            self._answer(ticket, None)
+        for ticket in _due(self._deadlines, now):
+            names, occupy, *_ = ticket.wanted
+            late = ConcurrencySlotTimeoutError(names, occupy, ticket.timeout or 0.0)
+            self._answer(ticket, late)
         if self._slots is not None and self._slots.is_holding and now >= self._beat_at:
             self._beat_at = now + BEAT_SECONDS
             _guarded(self._slots.beat)
@@ -159,9 +164,8 @@ class SlotKeeper:
     def _pause(self) -> float | None:
         """Seconds until the next thing to do; None where there is none."""
         dues = [line.due for line in self._lines.values()]
-        if self._deadlines:
-            dues.append(self._deadlines[0][0])
-        if self._returned:
+        dues += [heap[0][0] for heap in (self._deadlines, self._later) if heap]
+        if self._returned or self._spared:
             dues.append(self._give_at)
         if self._slots is not None and self._slots.is_holding:
             dues.append(self._beat_at)
@@ -197,6 +201,8 @@ class SlotKeeper:
     def _leave(self, ticket: Ticket) -> None:
         ticket.left = True
         grant, ticket.grant = ticket.grant, None
+        if grant is not None and not ticket.answered:
+            self._spare(ticket)
         if grant is None or not grant.leases:
             return
         self._returned.append(grant)
@@ -205,15 +211,24 @@ class SlotKeeper:
             if not names.isdisjoint(wanted.names):
                 line.due = 0.0
 
+    def _spare(self, ticket: Ticket) -> None:
+        """It was to use slots of a rate, and does not."""
+        if ticket.wanted.rate:
+            self._spared[ticket.wanted] += 1
+
     def _give_back(self, now: float) -> None:
         try:
             self._opened().give(self._returned)
+            self._returned.clear()
+            for wanted, count in self._spared.items():
+                self._opened().spare(wanted, count)
         except LockedStoreError:
             self._give_at = now + PAUSES[0]
             return
         except Exception:
             logger.exception("Slots could not be given back; they come free when this run ends")
         self._returned.clear()
+        self._spared.clear()
 
     def _ask(self, wanted: Wanted, line: Line) -> None:
         tickets = line.tickets = deque(ticket for ticket in line.tickets if not ticket.left)
@@ -235,18 +250,36 @@ class SlotKeeper:
                 for grant in taken.grants:
                     ticket = tickets.popleft()
                     ticket.grant = grant
-                    self._answer(ticket, None)
+                    if grant.after > 0:
+                        due = time.monotonic() + grant.after
+                        heapq.heappush(self._later, (due, next(self._order), ticket))
+                    else:
+                        self._answer(ticket, None)
         if not tickets:
             del self._lines[wanted]
             return
         if pause is None:
             pause = line.pause
             line.pause = min(line.pause * GROWTH, PAUSES[1])
-        line.due = time.monotonic() + min(pause, PAUSES[1])
+        line.due = time.monotonic() + min(max(pause, PAUSES[0]), PAUSES[1])
 
     def _answer(self, ticket: Ticket, error: BaseException | None) -> None:
-        ticket.left = error is not None
+        if error is not None:
+            if ticket.grant is not None:
+                self._spare(ticket)
+            ticket.left = True
+        ticket.answered = True
         _guarded(partial(ticket.then, error))
+
+
+def _due(heap: list[tuple[float, int, Ticket]], now: float) -> list[Ticket]:
+    """Take those out whose time has come, and give those that still wait for their answer."""
+    found: list[Ticket] = []
+    while heap and heap[0][0] <= now:
+        _, _, ticket = heapq.heappop(heap)
+        if not ticket.answered and not ticket.left:
+            found.append(ticket)
+    return found
 
 
 def _ended() -> CancelledRun:

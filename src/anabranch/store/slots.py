@@ -1,7 +1,8 @@
 """Slots of limits, taken and given back in the store, where all processes count them.
 
 Slots that are held are rows of a session, so that those of a process which died come free. Slots of
-a rate are only counted: how many are used up, at which time. That time never goes back, whatever the
+a rate are only counted: how many are used up, at which time; more than there are where some are given
+out a little ahead, to be used when they have come back. That time never goes back, whatever the
 wall clock does; what a process has seen unchanged for a while by its monotonic clock has come back
 for so long, even where the wall clock says less.
 """
@@ -34,8 +35,9 @@ logger = logging.getLogger("anabranch.limits")
 
 BURY_SECONDS = 1.0
 """Between two looks for holders that have died."""
-ROUNDING = 1e-9
-"""Of a slot: what sums of floats may lack."""
+HORIZON = 1.0
+"""Seconds that slots of a rate are given out ahead, so that no time is lost between two who want
+them. What a process that dies has not used of them is lost."""
 
 
 def open_slots() -> StoreSlots:
@@ -46,7 +48,7 @@ def open_slots() -> StoreSlots:
 def settings_store() -> Database:
     """The store that the settings name; raises `StoreError`."""
     settings = load_settings()
-    return open_store(settings.database_url, settings.home, settings.durability == "strict")
+    return open_store(settings.database_url, settings.home)
 
 
 class _LimitRow(NamedTuple):
@@ -180,33 +182,43 @@ class StoreSlots:
     # -- rates --------------------------------------------------------------------------------------
 
     def _use(self, wanted: Wanted, count: int, found: Sequence[_LimitRow]) -> Taken:
-        fits, pause = self._fit(wanted, found)
-        if not fits:  # without keeping others from the store meanwhile
+        waits, pause = self._waits(wanted, found, count)
+        if not waits:  # without keeping others from the store meanwhile
             return Taken([], pause)
         with self.database.transaction() as transaction:
             locked = _locked(transaction, [limit.name for limit in found])
-            fits, pause = self._fit(wanted, locked)
-            taken = min(fits, count)
-            for limit in locked if taken else ():
+            waits, pause = self._waits(wanted, locked, count)
+            for limit in locked if waits else ():
                 elapsed = self._elapsed(limit)
-                used = _left(limit, elapsed) + taken * wanted.occupy
-                transaction.changed(
-                    "UPDATE concurrency_limit SET used = ?, at = ? WHERE name = ?",
-                    (used, limit.at + elapsed, limit.name),
-                )
-        return Taken([Grant()] * taken, pause)
+                used, at = _left(limit, elapsed) + len(waits) * wanted.occupy, limit.at + elapsed
+                _set_used(transaction, limit.name, used, at)
+                self._seen[limit.name] = used, at, self._clock()
+        return Taken([Grant(after=wait) for wait in waits], pause)
 
-    def _fit(self, wanted: Wanted, found: Sequence[_LimitRow]) -> tuple[int, float]:
-        """How often what is wanted can be had now, and in how many seconds the next time."""
-        often: list[int] = []
-        pause = 0.0
-        for limit in found:
-            left = _left(limit, self._elapsed(limit))
-            fits = max(0, int((limit.slots - left + ROUNDING) // wanted.occupy))
-            often.append(fits)
-            lacks = left + (fits + 1) * wanted.occupy - limit.slots
-            pause = max(pause, lacks / (limit.slots_per_second or 1.0))
-        return min(often, default=0), pause
+    def _waits(
+        self, wanted: Wanted, found: Sequence[_LimitRow], count: int
+    ) -> tuple[list[float], float]:
+        """For each time that what is wanted can be had soon, in how many seconds; and the seconds
+        until more can."""
+        if any(not limit.slots for limit in found):
+            return [], HORIZON
+        lefts = [_left(limit, self._elapsed(limit)) - limit.slots for limit in found]
+        waits: list[float] = []
+        for times in range(1, count + 1):
+            wait = 0.0
+            for limit, left in zip(found, lefts, strict=True):
+                over = left + times * wanted.occupy
+                wait = max(wait, over / (limit.slots_per_second or 1.0))
+            if wait > HORIZON:
+                return waits, wait - HORIZON
+            waits.append(wait)
+        return waits, 0.0
+
+    def spare(self, wanted: Wanted, count: int) -> None:
+        with self.database.transaction() as transaction:
+            for limit in _locked(transaction, wanted.names):
+                used = max(0.0, limit.used - count * wanted.occupy)
+                _set_used(transaction, limit.name, used, limit.at)
 
     def _elapsed(self, limit: _LimitRow) -> float:
         """Seconds for which slots have come back, at least."""
@@ -265,6 +277,12 @@ def _lease(
         )
         leases.append(rows[0][0])
     return Grant(session, tuple(leases))
+
+
+def _set_used(transaction: Transaction, name: str, used: float, at: float) -> None:
+    transaction.changed(
+        "UPDATE concurrency_limit SET used = ?, at = ? WHERE name = ?", (used, at, name)
+    )
 
 
 def _left(limit: _LimitRow, elapsed: float) -> float:
