@@ -32,7 +32,17 @@ from anabranch.events import (
 )
 from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
+from anabranch.outcomes import (
+    COMPLETED,
+    JSON,
+    PHASE_STATES,
+    PICKLE,
+    RUNNING,
+    SETTLED,
+    WAITING,
+    Kept,
+    Outcome,
+)
 from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
@@ -196,7 +206,7 @@ class StoreWriter:
             if outcome[2] != COMPLETED:
                 pass
             elif type(value) in _SCALARS and outcome.kept is None:
-                form, data = self._scalar(value)
+                form, data, preview = self._scalar(value, row)
             else:
                 form, data, preview = self._kept(outcome, row)
                 if outcome.kept is not None and shared.spec.caching is None:
@@ -222,16 +232,16 @@ class StoreWriter:
             rest[row] = (*its_row, clean(name), outcome.state_name, _message(outcome), parent,
                          preview, None)  # fmt: skip  # as it stands in the table
 
-    def _scalar(self, value: Any) -> tuple[str | None, bytes | None]:
-        kind = type(value)
-        if kind is int and -(1 << 53) < value < 1 << 53:
-            return "json", b"%d" % value
+    def _scalar(self, value: Any, row: int) -> tuple[str, bytes | None, str | None]:
+        """The usual values: what is kept of them is their own preview."""
+        if type(value) is int and -(1 << 53) < value < 1 << 53:
+            return JSON, b"%d" % value, None
         if value is None:
-            return "json", b"null"
+            return JSON, b"null", None
         kept = keep_inline(value, self._limit)
-        if kept.form == "json":
-            return "json", kept.data
-        return kept.form, None
+        if kept.form == JSON:
+            return JSON, kept.data, None
+        return self._at_rest(kept, str(row))
 
     def _kept(self, outcome: Outcome, row: int) -> tuple[str, bytes | None, str | None]:
         kept: Kept | None = outcome.kept
@@ -241,7 +251,7 @@ class StoreWriter:
 
     def _at_rest(self, kept: Kept, key: str) -> tuple[str, bytes | None, str | None]:
         data = kept.data
-        if kept.form == "pickle" and data is not None:
+        if kept.form == PICKLE and data is not None:
             data = sign(self.secret, key, data)
         preview = kept.preview if kept.reason is None else f"not kept: {kept.reason}"
         return kept.form, data, clean(preview)
