@@ -102,7 +102,11 @@ def steps(
         if future._phase != COMPLETED and not failure_allowed:
             state_name = PHASE_STATES[future._phase][1]
             raise UpstreamTaskError(f"flow {flow.name}", future.name, state_name)
-    inputs = inputs_digest(args, kwargs) if engine.records else None
+    inputs = None
+    if engine.records:
+        inputs = inputs_digest(args, kwargs)
+        if context.open_flow is not None:
+            inputs = context.open_flow.identity(flow.key, inputs)
     args, kwargs = resolve(args), resolve(kwargs)
     flow.parameters.check(args, kwargs)
     if flow.validates:
@@ -352,7 +356,7 @@ def _earlier(
     parent: OpenFlow | None = context.open_flow
     if parent is None or parent.recorded is None or inputs is None:
         return None
-    return parent.recorded.take(flow.key, inputs, flow.source, inputs == BY_ORDER)
+    return parent.recorded.take(flow.key, inputs, flow.source, inputs.startswith(BY_ORDER))
 
 
 def _about(
