@@ -109,7 +109,7 @@ def _special(value: Any) -> bytes | None:
     if isinstance(value, TaskFuture):
         return b"call" + call_digest(value)  # pyright: ignore[reportUnknownArgumentType]  # of any result
     if isinstance(value, FutureList):
-        if value._origin is not None:  # whether its items are known by now is a matter of luck
+        if value._origin is not None:  # pyright: ignore[reportUnknownMemberType]  # as above; whether its items are known by now is luck
             return b"later" + call_digest(value._origin)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
         return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
     if isinstance(value, Annotation):

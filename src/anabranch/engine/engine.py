@@ -853,6 +853,11 @@ class Engine:
             self._emit(commands)
         self._carry_out(commands)
 
+    def digest_of(self, task_run_id: str) -> bytes | None:
+        """What stands for the inputs of a run that has not settled."""
+        run = self._tracker.live.get(int(task_run_id[-12:], 16))
+        return None if run is None else run._digest
+
     def tags_of(self, task_run_id: str) -> frozenset[str]:
         """Those of a task run that has not settled."""
         run = self._tracker.live.get(int(task_run_id[-12:], 16))
