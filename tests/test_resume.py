@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import pickle
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from resumable import (
     RUNNERS,
     change,
@@ -24,18 +28,17 @@ from resumable import (
     rows,
 )
 
-from anabranch import allow_failure, flow, task, unmapped
-from anabranch.flows import Flow
+from anabranch import allow_failure, flow, runtime, tags, task, unmapped
 from anabranch.errors import (
     AlreadyCompletedError,
     MissingParameterError,
     NotARootError,
     NotResumableError,
     OtherFlowError,
-    StillOwnedError,
     TamperedResultError,
     UnknownRunError,
 )
+from anabranch.flows import Flow
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -235,9 +238,15 @@ def test_futures_count_wherever_they_stand_in_the_inputs(runner: str, folder: st
         ]
         found = [future.result() for future in futures]
         stop(folder)
-        return [*found, *[each.result() for each in keyed.map(
-            folder=unmapped(folder), values=unmapped({"them": [one]}), scale=[7, 8]
-        )]]
+        return [
+            *found,
+            *[
+                each.result()
+                for each in keyed.map(
+                    folder=unmapped(folder), values=unmapped({"them": [one]}), scale=[7, 8]
+                )
+            ],
+        ]
 
     run_id = interrupted(runs, folder)
     forget(folder)
@@ -401,7 +410,9 @@ def test_inputs_that_cannot_be_encoded_are_matched_by_order(
     mark(folder, "allowed 2")
     assert runs.resume(run_id) == [0, 1, 2]
     assert noted(folder) == {"number 2": 1}
-    assert "number_of cannot be told apart: 2 of its runs were matched by the order" in log_of(run_id)
+    assert "number_of cannot be told apart: 2 of its runs were matched by the order" in log_of(
+        run_id
+    )
 
 
 def test_the_first_of_a_map_by_order_that_never_began_keeps_its_place(folder: str) -> None:
@@ -478,7 +489,9 @@ def test_results_that_were_not_kept_are_computed_where_they_are_needed(
         lengths = [length.submit(folder, each) for each in doubled]
         found = [each.result() for each in lengths]
         stop(folder)
-        found.append(length.submit(folder, doubled[1]).result() + 1)  # recorded: equal to an earlier
+        found.append(
+            length.submit(folder, doubled[1]).result() + 1
+        )  # recorded: equal to an earlier
         found.append(len(data[2].result()))
         return found
 
@@ -592,3 +605,347 @@ def test_each_kind_of_plain_value_comes_back(value: Any, folder: str) -> None:
     run_id = interrupted(runs, folder)
     assert runs.resume(run_id) == [value]
     assert noted(folder) == {"gives": 1}
+
+
+# -- subflows -------------------------------------------------------------------------------------
+
+
+@flow
+def sub(folder: str, x: Any) -> int:
+    note(folder, f"sub {x}")
+    found = double.submit(folder, x).result()
+    if x == 2:
+        stop(folder)
+    return found + double.submit(folder, x + 10).result()
+
+
+@flow
+async def sub_async(folder: str, x: Any) -> int:
+    note(folder, f"sub {x}")
+    found = await triple.submit(folder, x)
+    if x == 2:
+        stop(folder)
+    return found + await triple.submit(folder, x + 10)
+
+
+@pytest.mark.parametrize("how", ["called", "submitted", "submitted with futures"])
+def test_a_subflow_that_completed_is_handed_back_and_another_goes_on(how: str, folder: str) -> None:
+    @flow
+    def runs(folder: str) -> int:
+        one: Any = several.submit(folder, 1) if "futures" in how else 1
+        if how == "called":
+            return sub(folder, 1) + sub(folder, 2)
+        first = sub.submit(folder, 1 if one == 1 else double.submit(folder, 0))
+        first.wait()
+        return first.result() + sub.submit(folder, 2).result()
+
+    run_id = interrupted(runs, folder)
+    subflows = rows("SELECT id, run_id, name FROM flow_run WHERE parent IS NOT NULL ORDER BY id")
+    assert len(subflows) == 2
+    forget(folder)
+    first = 20 if "futures" in how else 24
+    assert runs.resume(run_id) == first + 28
+    assert noted(folder) == {"sub 2": 1, "double 12": 1}
+    assert subflows == rows(
+        "SELECT id, run_id, name FROM flow_run WHERE parent IS NOT NULL ORDER BY id"
+    )
+    states = rows("SELECT state_type, attempt FROM flow_run ORDER BY id")
+    assert sorted(states) == [("COMPLETED", 1), ("COMPLETED", 2), ("COMPLETED", 2)]
+    assert "1 completed calls are handed back" in log_of(run_id)
+
+
+def test_async_subflows(folder: str) -> None:
+    @flow
+    async def runs(folder: str) -> int:
+        return await sub_async(folder, 1) + await sub_async.submit(folder, 2)
+
+    with pytest.raises(Stopped):
+        asyncio.run(runs(folder))
+    mark(folder, "go")
+    forget(folder)
+
+    async def resumes() -> int:
+        return await runs.resume(newest_run())
+
+    assert asyncio.run(resumes()) == 36 + 42
+    assert noted(folder) == {"sub 2": 1, "triple 12": 1}
+
+
+def test_a_subflow_whose_result_was_not_kept_goes_on_with_its_records(folder: str) -> None:
+    @flow
+    def gives(folder: str) -> Client:
+        note(folder, "gives")
+        return Client(double.submit(folder, 3).result())
+
+    @flow
+    def runs(folder: str) -> int:
+        client = gives(folder)
+        stop(folder)
+        return client.number
+
+    run_id = interrupted(runs, folder)
+    forget(folder)
+    assert runs.resume(run_id) == 6
+    assert noted(folder) == {"gives": 1}
+    assert "1 results of" in log_of(run_id)
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_a_completed_subflow_needs_no_value_that_was_not_kept(folder: str) -> None:
+    @flow
+    def measures(folder: str, data: bytes) -> int:
+        note(folder, "measures")
+        return len(data)
+
+    @flow
+    def runs(folder: str) -> int:
+        found = measures(folder, big.submit(folder, 1))  # pyright: ignore
+        stop(folder)
+        return found
+
+    run_id = interrupted(runs, folder)
+    forget(folder)
+    assert runs.resume(run_id) == 1000
+    assert noted(folder) == {}
+
+
+# -- retries of flows -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner", ["inline", "threads", "processes?max_workers=2"])
+def test_a_flow_that_is_tried_again_does_not_repeat_what_completed(
+    runner: str, folder: str
+) -> None:
+    attempts: list[int] = []
+
+    @flow(task_runner=runner, retries=2)
+    def runs(folder: str) -> int:
+        attempts.append(1)
+        found = sum(double.map(unmapped(folder), range(3)).result())
+        if len(attempts) == 2:
+            fails_at_first.submit(folder, 1).wait()
+        if len(attempts) < 3:
+            raise Stopped
+        mark(folder, "go")
+        return found + fails_at_first.submit(folder, 1).result()
+
+    assert runs(folder) == 7
+    assert len(attempts) == 3
+    assert noted(folder) == {"double 0": 1, "double 1": 1, "double 2": 1, "fails 1": 2}
+    assert "3 completed calls are handed back" in log_of(newest_run())
+
+
+@pytest.mark.usefixtures("small_limit")
+def test_a_subflow_that_is_tried_again(folder: str) -> None:
+    attempts: list[int] = []
+
+    @flow(retries=1)
+    def tried(folder: str, client: Client) -> int:
+        attempts.append(1)
+        data = big.submit(folder, 1)
+        found = length.submit(folder, data).result()
+        number = number_of.submit(folder, client).result()
+        if len(attempts) == 1:
+            raise Stopped
+        return found + len(data.result()) + number
+
+    @flow
+    def runs(folder: str) -> int:
+        return tried(folder, Client(5))
+
+    mark(folder, "allowed 5")
+    assert runs(folder) == 2005
+    assert noted(folder) == {"big 1": 2, "length 1": 1, "number 5": 1}
+
+
+# -- what cannot be resumed, and what was meddled with ------------------------------------------------
+
+
+def test_an_unknown_run(folder: str) -> None:
+    run_id = interrupted(chain, folder)
+    name = only("SELECT name FROM flow_run")
+    wrong = name[:-1] + ("x" if name[-1] != "x" else "y")
+    with pytest.raises(UnknownRunError, match=f"Did you mean {name}"):
+        chain.resume(wrong)
+    with pytest.raises(UnknownRunError, match="'nowhere-at-all'"):
+        chain.resume("nowhere-at-all")
+    assert chain.resume(run_id) == 27
+
+
+def test_a_run_is_found_by_its_name_and_the_start_of_its_id(folder: str) -> None:
+    run_id = interrupted(chain, folder)
+    Path(folder, "go").unlink()
+    with pytest.raises(Stopped):
+        chain.resume(run_id[:8])
+    mark(folder, "go")
+    assert chain.resume(only("SELECT name FROM flow_run")) == 27
+
+
+def test_a_run_that_completed(folder: str) -> None:
+    mark(folder, "go")
+    assert chain(folder) == 27
+    with pytest.raises(AlreadyCompletedError):
+        chain.resume(newest_run())
+
+
+def test_a_run_of_another_flow_and_that_of_a_subflow(folder: str) -> None:
+    @flow
+    def runs(folder: str) -> int:
+        return sub(folder, 2)
+
+    run_id = interrupted(runs, folder)
+    with pytest.raises(OtherFlowError, match="chain"):
+        chain.resume(run_id)
+    subflow = only("SELECT run_id FROM flow_run WHERE parent IS NOT NULL")
+    with pytest.raises(NotARootError, match=run_id):
+        sub.resume(subflow)
+    assert runs.resume(run_id) == 28  # what was refused has taken nothing
+
+
+def test_parameters_that_cannot_be_pickled_are_told_at_the_start(folder: str) -> None:
+    @flow
+    def runs(folder: str, client: Client) -> None:
+        double.submit(folder, 1).wait()
+        stop(folder)
+
+    run_id = interrupted(runs, folder, Client(1))
+    with pytest.raises(NotResumableError, match=r"client.*lock"):
+        runs.resume(run_id)
+    first = rows("SELECT level, message FROM log WHERE level >= 30 ORDER BY id")[0]
+    assert first[0] == logging.WARNING
+    assert first[1].startswith("It cannot be resumed: its parameters cannot be pickled: ")
+    assert "client" in first[1]
+
+
+def test_secrets_are_left_out_and_have_to_be_given_again(folder: str) -> None:
+    @flow
+    def runs(folder: str, key: SecretStr, size: int = 2) -> str:
+        stop(folder)
+        return key.get_secret_value() * size
+
+    run_id = interrupted(runs, folder, SecretStr("hush-hush"), size=3)
+    store = Path(os.environ["ANABRANCH_HOME"])
+    assert not any(b"hush-hush" in file.read_bytes() for file in store.iterdir() if file.is_file())
+    with pytest.raises(MissingParameterError, match="key"):
+        runs.resume(run_id)
+    assert runs.resume(run_id, parameters={"key": SecretStr("ab")}) == "ababab"
+
+
+class Trap:
+    """What must never be loaded."""
+
+    def __reduce__(self) -> Any:
+        return note, (os.environ["TRAP_FOLDER"], "sprung")
+
+
+@pytest.fixture
+def trap(folder: str, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    monkeypatch.setenv("TRAP_FOLDER", folder)
+    return bytes(32) + pickle.dumps(Trap())
+
+
+def test_a_result_that_was_tampered_with_is_refused(folder: str, trap: bytes) -> None:
+    @flow
+    def runs(folder: str) -> list[int]:
+        several.submit(folder, 2).wait()
+        stop(folder)
+        return several.submit(folder, 2).result()
+
+    run_id = interrupted(runs, folder)
+    kept = only("SELECT result FROM task_run")
+    assert change("UPDATE task_run SET result = ?", trap) == 1
+    with pytest.raises(TamperedResultError):
+        runs.resume(run_id)
+    assert noted(folder) == {"several 2": 1}
+    change("UPDATE task_run SET result = ?", kept)
+    assert runs.resume(run_id) == [0, 1]
+
+
+def test_parameters_that_were_tampered_with_are_refused(folder: str, trap: bytes) -> None:
+    run_id = interrupted(chain, folder)
+    kept = only("SELECT parameters FROM flow_run")
+    change("UPDATE flow_run SET parameters = ?", trap)
+    with pytest.raises(TamperedResultError):
+        chain.resume(run_id)
+    assert "sprung" not in noted(folder)
+    change("UPDATE flow_run SET parameters = ?", kept)
+    assert chain.resume(run_id) == 27
+
+
+def test_a_secret_that_was_replaced(folder: str, home: Path) -> None:
+    run_id = interrupted(chain, folder)
+    (home / "secret").write_bytes(bytes(range(32)))
+    with pytest.raises(TamperedResultError):
+        chain.resume(run_id)
+
+
+def test_task_runs_that_vanished_run_again(folder: str) -> None:
+    run_id = interrupted(chain, folder)
+    forget(folder)
+    for table in ("task_run", "task", "dependency", "submission"):
+        change(f"DELETE FROM {table}")
+    assert chain.resume(run_id) == 27
+    assert noted(folder) == {**{f"double {n}": 1 for n in range(5)}, "add": 1, "fails 7": 1}
+
+
+def test_tags_of_the_run_come_back(folder: str) -> None:
+    seen: list[set[str]] = []
+
+    @flow
+    def runs(folder: str) -> None:
+        seen.append(set(runtime.flow_run.tags))
+        stop(folder)
+
+    with tags("a", "b"):
+        run_id = interrupted(runs, folder)
+    runs.resume(run_id)
+    assert seen == [{"a", "b"}] * 2
+
+
+def test_a_resume_that_nobody_awaits_takes_nothing(folder: str) -> None:
+    @flow
+    async def runs(folder: str) -> int:
+        stop(folder)
+        return 1
+
+    with pytest.raises(Stopped):
+        asyncio.run(runs(folder))
+    mark(folder, "go")
+    runs.resume(newest_run()).close()
+
+    async def resumes() -> int:
+        return await runs.resume(newest_run())
+
+    assert asyncio.run(resumes()) == 1
+
+
+def test_generator_flows_give_all_items_at_once(folder: str) -> None:
+    @flow
+    def runs(folder: str) -> Iterator[int]:
+        yield double.submit(folder, 1).result()
+        stop(folder)
+        yield double.submit(folder, 2).result()
+
+    @flow
+    async def runs_async(folder: str) -> AsyncIterator[int]:
+        yield await triple.submit(folder, 1)
+        stop(folder, "later")
+        yield await triple.submit(folder, 2)
+
+    with pytest.raises(Stopped):
+        list(runs(folder))
+    mark(folder, "go")
+    assert runs.resume(newest_run()) == [2, 4]
+
+    async def all_items() -> list[int]:
+        return [each async for each in runs_async(folder)]
+
+    with pytest.raises(Stopped):
+        asyncio.run(all_items())
+    mark(folder, "later")
+
+    async def resumes() -> list[int]:
+        return await runs_async.resume(newest_run())
+
+    assert asyncio.run(resumes()) == [3, 6]
+    assert noted(folder) == {"double 1": 1, "double 2": 1, "triple 1": 1, "triple 2": 1}
