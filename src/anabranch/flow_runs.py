@@ -37,8 +37,9 @@ from anabranch.execution.interrupts import Interrupt
 from anabranch.flow_parameters import keep_parameters
 from anabranch.futures import TaskFuture, future_state, make_state
 from anabranch.identities import BY_ORDER, inputs_digest
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
+from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, Kept
 from anabranch.recorded import RecordedCall
+from anabranch.results.kept import keep_inline
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
 from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
@@ -97,25 +98,23 @@ def steps(
     for future in find_blockers(where, *values).blockers:
         if future._phase < SETTLED and future._shared.home is not engine:
             raise ForeignFutureError(future.name, where)
+    inputs = _identity(flow, engine, context, args, kwargs)
+    earlier = _earlier(flow, context, inputs)
+    handed_back = _handed_back(flow, context, earlier)
+    if handed_back is not None:
+        return handed_back
     search = yield from _settled_search(where, *values)
     for future, failure_allowed in search.blockers.items():
         if future._phase != COMPLETED and not failure_allowed:
             state_name = PHASE_STATES[future._phase][1]
             raise UpstreamTaskError(f"flow {flow.name}", future.name, state_name)
-    inputs = inputs_digest(args, kwargs) if engine.records else None
     args, kwargs = resolve(args), resolve(kwargs)
     flow.parameters.check(args, kwargs)
     if flow.validates:
         args, kwargs = flow.parameters.validated(args, kwargs)
     flow_run = _new_run(flow, engine, context, args, kwargs)
     parent: OpenFlow | None = context.open_flow
-    earlier = _earlier(flow, context, inputs)
     if earlier is not None:
-        if earlier.completed and context.resumed is None:
-            try:
-                return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
-            except ResultNotKeptError:
-                pass  # it runs again, with what it recorded itself
         flow_run = replace(
             flow_run, id=earlier.id, name=earlier.name or flow_run.name,
             run_count=earlier.attempt + 1,
@@ -136,18 +135,18 @@ def steps(
         if earlier is not None and earlier.within is not None:
             open_flow.recorded = earlier.within()
         if inputs is not None:
-            engine.begin(flow_run, _about(flow, flow_run, runner, inputs, earlier))
+            _begin(engine, flow_run, _about(flow, flow_run, runner, inputs, earlier))
         engine.tell(flow_run, make_state(RUNNING))
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
-        if context.resumed is not None and open_flow.recorded is not None:
+        if open_flow.recorded is not None:
             for line in open_flow.recorded.told():
                 logger.info("%s | %s", flow_run.name, line, extra=_label(flow_run))
         left = runner.abandoned() if own is not None or parent is None else []
         if left:
             told = f"still running, and nothing can stop it: {', '.join(left)}"
             state = _with_message(state, f"{state.message}; {told}" if state.message else told)
-        engine.tell(flow_run, state)
+        engine.tell(flow_run, state, _kept(engine, state))
         flow.call_hooks(engine, _HOOK_OF.get(state.type.value, ""), flow_run, state)
     return state
 
@@ -343,6 +342,52 @@ def _label(flow_run: FlowRun) -> dict[str, str]:
     }
 
 
+def _identity(
+    flow: Flow[..., Any],
+    engine: Engine,
+    context: RunContext,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> bytes | None:
+    """What makes this the same call in a later process; None where nothing is recorded."""
+    if not engine.records:
+        return None
+    if context.task is flow and context.task_run_id is not None:
+        digest = engine.digest_of(context.task_run_id)  # of the futures that are replaced by now
+        if digest is not None:
+            return digest
+    inputs = inputs_digest(args, kwargs)
+    parent: OpenFlow | None = context.open_flow
+    return inputs if parent is None else parent.identity(flow.key, inputs)
+
+
+def _handed_back(
+    flow: Flow[..., Any], context: RunContext, earlier: RecordedCall | None
+) -> State[Any] | None:
+    """The state of a subflow that has completed; None where it is to run."""
+    if earlier is None or not earlier.completed or context.resumed is not None:
+        return None
+    try:
+        return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
+    except ResultNotKeptError:
+        context.open_flow.recorded.lacks_value(flow.key)
+        return None  # it runs again, with what it recorded itself
+
+
+def _kept(engine: Engine, state: State[Any]) -> Kept | None:
+    """What is left of the flow's value for a later process."""
+    if not (engine.records and state.is_completed()):
+        return None
+    return keep_inline(state.data, load_settings().result_inline_limit)
+
+
+def _begin(engine: Engine, flow_run: FlowRun, about: FlowRunAbout) -> None:
+    engine.begin(flow_run, about)
+    if about.not_resumable is not None:
+        told = f"It cannot be resumed: {about.not_resumable}"
+        logger.warning("%s | %s", flow_run.name, told, extra=_label(flow_run))
+
+
 def _earlier(
     flow: Flow[..., Any], context: RunContext, inputs: bytes | None
 ) -> RecordedCall | None:
@@ -352,7 +397,7 @@ def _earlier(
     parent: OpenFlow | None = context.open_flow
     if parent is None or parent.recorded is None or inputs is None:
         return None
-    return parent.recorded.take(flow.key, inputs, flow.source, inputs == BY_ORDER)
+    return parent.recorded.take(flow.key, inputs, flow.source, inputs.startswith(BY_ORDER))
 
 
 def _about(
@@ -366,8 +411,6 @@ def _about(
     kept = None
     if flow_run.parent_flow_run_id is None:
         kept = keep_parameters(flow_run.parameters)
-        if kept.problem is not None and flow_run.parameters:
-            logger.warning("%s cannot be resumed: %s", flow_run.name, kept.problem)
     return FlowRunAbout(
         flow.key,
         flow.source,

@@ -211,28 +211,28 @@ class Flow(Traveller, Generic[P, R]):
         parameters: Mapping[str, Any] | None = None,
     ) -> Any:
         """Go on with a run of this flow where it stopped: what is recorded as completed is handed
-        back, and the rest runs. The result is that of a call; awaited where the flow is async.
+        back, and the rest runs. The result is that of a call, all items at once of a generator;
+        awaited where the flow is async. `run_id` may be the start of an id, or a name.
 
         `parameters` replace recorded ones; those that hold secrets have to be given, since they are
-        not recorded. Raises `UnknownRunError`, `AlreadyCompletedError`, `StillOwnedError`,
+        not recorded. Raises `UnknownRunError`, `AmbiguousRunError`, `AlreadyCompletedError`, `StillOwnedError`,
         `OtherFlowError`, `NotResumableError` and `TamperedResultError`.
         """
-        resumed = resume_run(self, run_id, parameters or {})
-        inside = copy_context()
-        inside.run(current.set, ResumeContext(resumed))
-        call: Any = self.__call__
-        if self.kind == ASYNC:
-            return self._resume_async(inside, resumed, return_state)
-        if self.kind in (GENERATOR, ASYNC_GENERATOR):  # there is nobody who had the first items
-            state: State[Any] = inside.run(self._run_for_submit, *resumed.args, **resumed.kwargs)
-            return state if return_state else state.result()
-        return inside.run(call, *resumed.args, **resumed.kwargs, return_state=return_state)
+        resume = functools.partial(resume_run, self, run_id, parameters or {})
+        if self.kind in (ASYNC, ASYNC_GENERATOR):
+            return self._resume_async(resume, return_state)
+        resumed = resume()
+        call = (resumed.args, resumed.kwargs, ())
+        state = _inside(resumed).run(run_sync, self, call)
+        return state if return_state else state.result()
 
-    async def _resume_async(self, inside: Context, resumed: Resumed, return_state: bool) -> Any:
+    async def _resume_async(self, resume: Callable[[], Resumed], return_state: bool) -> Any:
         import asyncio  # 25 ms that a process without async flows need not spend
 
+        refuse_other_loops()
+        resumed = await asyncio.to_thread(resume)
         call = self._run_async((resumed.args, resumed.kwargs, ()), return_state)
-        return await asyncio.get_running_loop().create_task(call, context=inside)
+        return await asyncio.get_running_loop().create_task(call, context=_inside(resumed))
 
     def _submitted_name(self, parameters: Mapping[str, Any]) -> str:
         return self.name_for(parameters["args"], parameters["kwargs"])
@@ -284,6 +284,13 @@ class Flow(Traveller, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Flow {function_key(self.fn)}>"
+
+
+def _inside(resumed: Resumed) -> Context:
+    """Where a recorded run goes on."""
+    inside = copy_context()
+    inside.run(current.set, ResumeContext(resumed, current_context()))
+    return inside
 
 
 @overload

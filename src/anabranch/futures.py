@@ -323,7 +323,7 @@ class FutureList(Sequence[TaskFuture[R]]):
     iteration and results wait for that.
     """
 
-    __slots__ = ("_futures", "_source")
+    __slots__ = ("_futures", "_origin", "_source")
 
     def __init__(
         self,
@@ -332,6 +332,7 @@ class FutureList(Sequence[TaskFuture[R]]):
     ) -> None:
         self._futures = list(futures)
         self._source = source
+        self._origin = source  # also once the items are known
 
     def _known(self) -> list[TaskFuture[R]]:
         if self._source is not None:

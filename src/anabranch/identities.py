@@ -18,7 +18,8 @@ from anabranch.futures import FutureList, TaskFuture
 from anabranch.hashing import digest
 
 BY_ORDER: Final = b"?"
-"""Stands for inputs that nothing can tell apart but the order of the calls."""
+"""Stands for inputs that nothing can tell apart but the order of the calls; what `in_order` makes of
+it begins with it."""
 
 _SCALARS = frozenset({int, str, float, bool, type(None)})
 _LONGEST = 64
@@ -39,6 +40,11 @@ def inputs_digest(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
             if len(text) <= _LONGEST:
                 return b"=" + text.encode("utf-8", "surrogatepass")
     return _combined(args, _digest_of(kwargs) if kwargs else _NO_KWARGS, {})
+
+
+def in_order(number: int) -> bytes:
+    """What stands for such inputs in the `number`th call of a task that has them."""
+    return b"%b%d" % (BY_ORDER, number)
 
 
 def inputs_digests(
@@ -73,22 +79,18 @@ def _of_scalars(inputs: Sequence[tuple[Any, ...]]) -> list[bytes] | None:
 
 
 def _combined(args: tuple[Any, ...], kwargs: bytes, known: Mapping[int, bytes]) -> bytes:
-    if kwargs == BY_ORDER:
+    """The digests of the arguments one by one, so that those which are known change nothing."""
+    parts = [known.get(id(value)) or _digest_of(value) for value in args]
+    if kwargs == BY_ORDER or BY_ORDER in parts:
         return BY_ORDER
-
-    def special(value: Any) -> bytes | None:
-        return known.get(id(value)) or _special(value)
-
-    try:
-        return b"#" + blake2b(digest(args, special) + kwargs, digest_size=16).digest()
-    except Exception:  # whatever the inputs' own code does
-        return BY_ORDER
+    count = len(parts).to_bytes(4, "big")
+    return b"#" + blake2b(b"".join((count, *parts, kwargs)), digest_size=16).digest()
 
 
 def _digest_of(value: Any) -> bytes:
     try:
         return digest(value, _special)
-    except Exception:  # as above
+    except Exception:  # whatever the inputs' own code does
         return BY_ORDER
 
 
@@ -107,9 +109,9 @@ def _special(value: Any) -> bytes | None:
     if isinstance(value, TaskFuture):
         return b"call" + call_digest(value)  # pyright: ignore[reportUnknownArgumentType]  # of any result
     if isinstance(value, FutureList):
-        if value.is_known():
-            return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
-        return b"later" + call_digest(value._source)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportArgumentType]  # there, since it is not known
+        if value._origin is not None:  # pyright: ignore[reportUnknownMemberType]  # as above; whether its items are known by now is luck
+            return b"later" + call_digest(value._origin)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
+        return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
     if isinstance(value, Annotation):
         name = type(value).__name__.encode()  # pyright: ignore[reportUnknownArgumentType]  # of any value
         return name + digest(value.unwrap(), _special)  # pyright: ignore[reportUnknownMemberType]  # as above

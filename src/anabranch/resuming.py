@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ from anabranch.errors import (
     NotResumableError,
     OtherFlowError,
     StillOwnedError,
-    UnknownRunError,
 )
 from anabranch.flow_parameters import load_parameters
 from anabranch.recorded import Recorded, RecordedCall
@@ -25,6 +25,7 @@ from anabranch.runs import id_prefix
 from anabranch.settings import load_settings
 from anabranch.store.database import Database
 from anabranch.store.opening import open_store
+from anabranch.store.queries import find_flow_run
 from anabranch.store.recalling import recorded_calls
 from anabranch.store.sessions import LAPSE_SECONDS, Watch, bury, claim, sessions_of
 from anabranch.store.writer import StoreWriter
@@ -46,20 +47,30 @@ class Resumed(NamedTuple):
     kwargs: dict[str, Any]
     prefix: int
     writer: StoreWriter
+    tags: frozenset[str]
 
 
 class ResumeContext(RunContext):
     """Outside of any run, where a recorded one is to go on."""
 
-    __slots__ = ("_resumed",)
+    __slots__ = ("_outer", "_resumed")
 
-    def __init__(self, resumed: Resumed) -> None:
-        super().__init__()
+    def __init__(self, resumed: Resumed, outer: RunContext) -> None:
+        super().__init__(resumed.tags)
         self._resumed = resumed
+        self._outer = outer
 
     @property
     def resumed(self) -> Resumed:
         return self._resumed
+
+    @property
+    def clock(self) -> Any:
+        return self._outer.clock
+
+    @property
+    def subscribers(self) -> tuple[Any, ...]:
+        return self._outer.subscribers
 
 
 class _FlowRow(NamedTuple):
@@ -69,6 +80,7 @@ class _FlowRow(NamedTuple):
     name: str
     flow_name: str
     flow_key: str
+    tags: str
     parameters: bytes | None
     not_resumable: str | None
     state_type: str
@@ -107,7 +119,7 @@ def resume_run(flow: Flow[..., Any], run_id: str, parameters: Mapping[str, Any])
         _nothing,
         partial(_handed_out, recorded),
     )
-    return Resumed(call, args, kwargs, prefix, writer)
+    return Resumed(call, args, kwargs, prefix, writer, frozenset(json.loads(row.tags)))
 
 
 def _handed_out(recorded: Recorded) -> Recorded:
@@ -118,12 +130,10 @@ def _nothing() -> None:
     """A run that goes on has no result yet."""
 
 
-def _found(database: Database, run_id: str) -> _FlowRow:
+def _found(database: Database, given: str) -> _FlowRow:
     columns = ", ".join(_FlowRow._fields)
-    found = database.read(f"SELECT {columns} FROM flow_run WHERE run_id = ?", (run_id,))
-    if not found:
-        raise UnknownRunError(run_id, [])
-    return _FlowRow(*found[0])
+    row = find_flow_run(database, given).row
+    return _FlowRow(*database.read(f"SELECT {columns} FROM flow_run WHERE id = ?", (row,))[0])
 
 
 def _refuse(database: Database, flow: Flow[..., Any], row: _FlowRow) -> None:

@@ -39,6 +39,7 @@ from anabranch.execution.functions import (
 )
 from anabranch.explaining import CacheExplanation, explain
 from anabranch.futures import FutureList, TaskFuture, sources_of
+from anabranch.identities import inputs_digest
 from anabranch.keeping_options import caching_options, persistence_options
 from anabranch.mapping import is_mapped_over
 from anabranch.parameters import Parameters
@@ -281,7 +282,10 @@ class Task(Traveller, Generic[P, R]):
             return self._submit_items(context, ready, named, wait_for)
 
         unknown = [each for each in (*args, *kwargs.values()) if _is_unknown(each)]
-        source = context.engine.submit_expansion(f"map of {self.name}", expand, sources_of(unknown))
+        digest = inputs_digest((self.spec.key, self.spec.source, *args), kwargs)
+        source = context.engine.submit_expansion(
+            f"map of {self.name}", expand, sources_of(unknown), digest
+        )
         return FutureList(source=source)
 
     def _flow_context(self, method: str) -> RunContext:

@@ -177,7 +177,7 @@ def iterate(
             continue
         seconds = perf_counter() - clock
         engine.finished((_given_out(attempt, started, seconds),))
-    run._settled_result()
+    yield from run._settled_result() or ()  # there where it was recorded, or cached
 
 
 def _next_in_time(
@@ -238,7 +238,8 @@ async def iterate_async(
             continue
         seconds = perf_counter() - clock
         engine.finished((_given_out(attempt, started, seconds),))
-    run._settled_result()
+    for item in run._settled_result() or ():  # as above
+        yield item
 
 
 def _given_out(attempt: Call, started: float, seconds: float) -> Outcome:

@@ -182,7 +182,8 @@ class Engine:
         ):
             run: Run = TaskFuture(submission, first, inputs[0])
             if self.records:
-                run._digest = digest or inputs_digest(inputs[0], kwargs)
+                found = digest or inputs_digest(inputs[0], kwargs)
+                run._digest = open_flow.identity(spec.key, found)
             self._take_plain(submission, run)
             return [run]
         common = self._common_search(submission, wait_for)
@@ -201,14 +202,17 @@ class Engine:
         name: str,
         expand: Callable[[], list[TaskFuture[Any]]],
         sources: Sequence[TaskFuture[Any]],
+        digest: bytes,
     ) -> TaskFuture[list[TaskFuture[Any]]]:
-        """Make more runs once these futures have settled.
+        """Make more runs once these futures have settled; `digest` stands for what they are made of.
 
         The future settles with them. It counts as a run of the flow, which nobody is told of.
         """
         spec = TaskSpec(name, f"anabranch:{name}", expand)
         carrier = CallbackRunner(self.callbacks, self)
-        return self.submit(spec, ((),), {}, wait_for=sources, runner=carrier, visible=False)[0]
+        return self.submit(
+            spec, ((),), {}, wait_for=sources, runner=carrier, visible=False, digest=digest
+        )[0]
 
     def _submission(
         self,
@@ -280,7 +284,8 @@ class Engine:
                 if waited.unknown:
                     submission.wait_for = wait_for
                 for future, allowed in waited.blockers.items():
-                    common.blockers[future] = allowed and common.blockers.get(future, True)
+                    if future._phase != DORMANT:  # it has completed: its value is not wanted
+                        common.blockers[future] = allowed and common.blockers.get(future, True)
             self._refuse_foreign(submission, common)
         return common if common is not None and common.needed else None
 
@@ -314,8 +319,9 @@ class Engine:
 
     def _identify(self, submission: Submission, chunk: Sequence[Run]) -> None:
         """Note what makes each call the same call in a later process."""
+        key, identity = submission.spec.key, submission.scope.open_flow.identity
         if submission.digest is not None:
-            chunk[0]._digest = submission.digest
+            chunk[0]._digest = identity(key, submission.digest)
             return
         each = submission.kwargs_each
         if each is not None:
@@ -323,7 +329,7 @@ class Engine:
             each = each[start : start + len(chunk)]
         inputs = [run._inputs for run in chunk]
         for run, digest in zip(chunk, inputs_digests(inputs, submission.kwargs, each), strict=True):
-            run._digest = digest
+            run._digest = identity(key, digest) if digest == BY_ORDER else digest
 
     def _recall(
         self,
@@ -339,7 +345,7 @@ class Engine:
         replaced: list[tuple[Run, int]] = []
         for run in chunk:
             digest = run._digest or BY_ORDER
-            call = recorded.take(key, digest, source, digest == BY_ORDER)
+            call = recorded.take(key, digest, source, digest.startswith(BY_ORDER))
             if call is None:
                 left.append(run)
             elif not call.completed:
@@ -575,10 +581,14 @@ class Engine:
         links = run._links = run._links or Links()
         try:
             if links.search:
-                search = find_blockers(submission.spec.name, args, kwargs, submission.wait_for)
+                name = submission.spec.name
+                waited = find_blockers(name, submission.wait_for).blockers
+                found = {each: waited[each] for each in waited if each._phase != DORMANT}
+                for future, allowed in find_blockers(name, args, kwargs).blockers.items():
+                    found[future] = allowed and found.get(future, True)
                 more = {
                     future: allowed
-                    for future, allowed in search.blockers.items()
+                    for future, allowed in found.items()
                     if future._phase < SETTLED or (future._phase != COMPLETED and not allowed)
                 }
                 if more:
@@ -746,7 +756,7 @@ class Engine:
         recorder = self.broadcast.recorder
         if recorder is not None and self.broadcast.flush(60.0):
             assert open_flow.flow_run is not None  # it has attempts
-            open_flow.recorded = recorder.recorded(open_flow.flow_run)
+            open_flow.begin_attempt(recorder.recorded(open_flow.flow_run))
 
     def recorded(self, runs: Sequence[Run], error: Exception | None) -> None:
         """In strict durability: these were kept, or could not be."""
@@ -842,6 +852,11 @@ class Engine:
             self._tracker.admitted(run, attempt, commands)
             self._emit(commands)
         self._carry_out(commands)
+
+    def digest_of(self, task_run_id: str) -> bytes | None:
+        """What stands for the inputs of a run that has not settled."""
+        run = self._tracker.live.get(int(task_run_id[-12:], 16))
+        return None if run is None else run._digest
 
     def tags_of(self, task_run_id: str) -> frozenset[str]:
         """Those of a task run that has not settled."""

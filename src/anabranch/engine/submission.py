@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import Context
+from itertools import count
 from typing import Any
 
 from anabranch.engine.admission import Admission
 from anabranch.engine.tracker import Group, Tally
 from anabranch.execution.calls import Call, Scope, TaskSpec, make_task_run
 from anabranch.futures import Home, TaskFuture
+from anabranch.identities import BY_ORDER, in_order
 from anabranch.outcomes import RETRY_WAIT, SETTLED
 from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, TaskRun, run_id
@@ -32,6 +35,7 @@ class OpenFlow:
         "flow_run",
         "group",
         "log_prints",
+        "ordered",
         "parent",
         "recorded",
         "runner",
@@ -50,10 +54,21 @@ class OpenFlow:
         self.parent = parent
         self.log_prints = log_prints
         self.recorded: Recorded | None = None  # what need not run again
+        self.ordered: dict[str, Iterator[int]] = defaultdict(count)
         self.yielded = False  # whether a consumer has had items of its generator
         self.group = Group(None if parent is None else parent.group)
         self.accepted: set[TaskSpec] = set()  # those whose options this runner can do
         self.admission = _admission(runner, parent)
+
+    def begin_attempt(self, recorded: Recorded) -> None:
+        """The function runs again, with what it has recorded so far."""
+        self.recorded = recorded
+        self.ordered.clear()
+
+    def identity(self, key: str, digest: bytes) -> bytes:
+        """The digest of a call's inputs; where only their order tells a task's calls apart, with
+        the call's place in it."""
+        return in_order(next(self.ordered[key])) if digest == BY_ORDER else digest
 
     @property
     def name(self) -> str:

@@ -198,13 +198,14 @@ class RemoteEngine:
         runner: Any = None,
         context: RunContext | None = None,
         visible: bool = True,
+        digest: bytes | None = None,
     ) -> list[Run]:
         """As `Engine.submit`; a call for `runner` stays here. Also raises `UnpicklableError`."""
         context = context or current_context()
         wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
         if runner is not None and spec.caching is None:  # else the flow looks for its result
             carried = Carried(spec, runner, inputs[0], kwargs, copy_context())
-            return [self._carry(carried, wait_for, context, visible)]
+            return [self._carry(carried, wait_for, context, visible, digest)]
         name = None if spec.run_name is not None else spec.name
         runs: list[Run] = []
 
@@ -231,14 +232,21 @@ class RemoteEngine:
         return runs
 
     def submit_expansion(
-        self, name: str, expand: Callable[[], list[Run]], sources: Sequence[Any]
+        self, name: str, expand: Callable[[], list[Run]], sources: Sequence[Any], digest: bytes
     ) -> TaskFuture[list[Run]]:
         spec = TaskSpec(name, f"anabranch:{name}", expand)
         carrier = OwnThread(self)
-        return self.submit(spec, ((),), {}, wait_for=sources, runner=carrier, visible=False)[0]
+        return self.submit(
+            spec, ((),), {}, wait_for=sources, runner=carrier, visible=False, digest=digest
+        )[0]
 
     def _carry(
-        self, carried: Carried, wait_for: Sequence[Any], context: RunContext, visible: bool
+        self,
+        carried: Carried,
+        wait_for: Sequence[Any],
+        context: RunContext,
+        visible: bool,
+        digest: bytes | None,
     ) -> Run:
         spec = carried.spec
         blockers = find_blockers(spec.name, carried.args, carried.kwargs).blockers
@@ -246,7 +254,8 @@ class RemoteEngine:
             blockers[future] = allowed and blockers.get(future, True)
         self._refuse_foreign(blockers, spec.name)
         name = None if spec.run_name is not None else spec.name
-        keep = context.keep if visible else None
+        if digest is None and visible and context.keep is not None:
+            digest = inputs_digest(carried.args, carried.kwargs)
 
         def take(answer: Submitted) -> None:
             prefix, key, index, _, attempt = answer
@@ -265,7 +274,7 @@ class RemoteEngine:
                 list(blockers.items()),
                 context.tags,
                 _tags_around(context),
-                None if keep is None else inputs_digest(carried.args, carried.kwargs),
+                digest,
             ),
             f"The call of {spec.name}",
             take,

@@ -7,6 +7,7 @@ from typing import Any
 
 from anabranch.errors import UnserializableResult
 from anabranch.execution.calls import Call
+from anabranch.failpoints import RESULT_STORED, failpoint
 from anabranch.outcomes import NOT_KEPT, Kept
 from anabranch.results.kept import keep_inline
 from anabranch.results.persistence import Persistence, keep_persistent
@@ -35,7 +36,9 @@ class Keeper:
                 return kept
             if kept.reason is not None and kept.reason.startswith("cannot"):
                 raise UnserializableResult("The result", "pickle", "result", kept.reason)
-        return keep_persistent(value, key, persistence, self.secret)
+        stored = keep_persistent(value, key, persistence, self.secret)
+        failpoint(RESULT_STORED)
+        return stored
 
     def _key(self, call: Call, persistence: Persistence) -> str:
         run = call.task_run()

@@ -36,6 +36,7 @@ from anabranch.outcomes import (
     COMPLETED,
     JSON,
     PHASE_STATES,
+    PICKLE,
     RUNNING,
     SETTLED,
     WAITING,
@@ -244,7 +245,7 @@ class StoreWriter:
 
     def _at_rest(self, kept: Kept, key: str) -> tuple[str, bytes | None, str | None]:
         data = kept.data
-        if kept.form == "pickle" and data is not None:
+        if kept.form == PICKLE and data is not None:
             data = sign(self.secret, key, data)
         preview = kept.preview if kept.reason is None else f"not kept: {kept.reason}"
         return kept.form, data, clean(preview)
