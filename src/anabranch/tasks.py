@@ -123,7 +123,7 @@ class Task(Traveller, Generic[P, R]):
             resources=_checked_resources(owner, options.get("resources")),
             priority=priority,
             hooks={name: tuple(hooks) for name, hooks in self._hooks.items() if hooks},
-            caching=caching_options(owner, options),
+            caching=caching_options(owner, options, self.fn),
             persistence=persistence_options(owner, options),
             in_memory=options.get("cache_result_in_memory", True),
             task=self,
