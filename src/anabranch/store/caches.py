@@ -9,8 +9,7 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from anabranch.cache_policies import NO_CACHE
 from anabranch.caching import About, Cache, Caching, Found
@@ -25,8 +24,7 @@ from anabranch.results.storages import object_name
 from anabranch.store.database import Database, clean
 from anabranch.store.sessions import Watch, bury, find_session
 
-Persist = Callable[[Any, str], Kept]
-"""Keeps a value under a key, whatever its size."""
+MOST_CACHES = 1_000
 
 
 class StoreCaches:
@@ -52,6 +50,8 @@ class StoreCaches:
     def of(self, spec: TaskSpec) -> Cache:
         cache = self._caches.get(spec)
         if cache is None:
+            if len(self._caches) >= MOST_CACHES:  # each method of an object is a task of its own
+                self._caches.clear()
             cache = self._caches[spec] = self._made(spec)
         return cache
 
@@ -60,8 +60,8 @@ class StoreCaches:
         persistence: Persistence = spec.persistence or Persistence()
         if self._database is None:
             self._database = self._open()
-        persist = partial(_persist, self._keeper, persistence)
-        locks = StoreCache(self._database, self._secret, self._session, persist, self._now)
+        keeping = Keeping(self._keeper, persistence)
+        locks = StoreCache(self._database, self._secret, self._session, keeping, self._now)
         cache: StoreCache | RecordCache = locks
         where = caching.policy.key_storage or persistence.result_storage
         if where is not None:
@@ -78,27 +78,35 @@ class StoreCaches:
             self._database.close()
 
 
-def _persist(keeper: Keeper, persistence: Persistence, value: Any, key: str) -> Kept:
-    return keeper.persist(value, persistence, key)
+class Keeping(NamedTuple):
+    """How the values of one task are kept, whatever their size, and had back."""
+
+    keeper: Keeper
+    persistence: Persistence
+
+    def persist(self, value: Any, key: str) -> Kept:
+        return self.keeper.persist(value, self.persistence, key)
+
+    def recover(self, kept: Kept) -> Any:
+        return recover(kept, serializer=self.persistence.result_serializer)
 
 
 class StoreCache:
-    """See `caching.Cache`. `session` is that of the engine, `persist` keeps what has not been kept,
-    `now` gives seconds since the epoch. A key stands there by its object's name, which any database
-    can hold."""
+    """See `caching.Cache`. `session` is that of the engine, `now` gives seconds since the epoch. A key
+    stands there by its object's name, which any database can hold."""
 
     def __init__(
         self,
         database: Database,
         secret: bytes,
         session: Callable[[], int],
-        persist: Persist,
+        keeping: Keeping,
         now: Callable[[], float] = time.time,
     ) -> None:
         self.database = database
         self._secret = secret
         self._session = session
-        self._persist = persist
+        self._keeping = keeping
         self._now = now
         self._watch = Watch()
 
@@ -115,14 +123,14 @@ class StoreCache:
         data = verify(self._secret, _bound(key, form), bytes(data or b""), self.database.url)
         kept = Kept(form, data, size, preview, None)
         try:
-            return Found(recover(kept), kept)
+            return Found(self._keeping.recover(kept), kept)
         except (UnreadableResultError, MissingResultError):  # moved, or removed: compute it again
             return None
 
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
         kept = found.kept
         if kept is None or kept.form == NOT_KEPT:
-            kept = self._persist(found.value, key)
+            kept = self._keeping.persist(found.value, key)
         if kept.data is None:
             return  # nothing is left of it
         data = sign(self._secret, _bound(key, kept.form), kept.data)
