@@ -53,6 +53,12 @@ def caching_options(
         return None
     if fn is not None:
         _refuse_unknown(owner, policy, fn)
+    if policy.key_storage is not None:
+        storage(policy.key_storage)
+    for method in ("acquire_lock", "release_lock"):
+        manager = policy.lock_manager
+        if manager is not None and not callable(getattr(manager, method, None)):
+            raise OptionError(owner, "lock_manager", manager, f"an object with {method}()")
     if persists is False:
         raise OptionError(
             owner, "persist_result", persists, "left out, or True, where results are cached"
