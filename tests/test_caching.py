@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import os
 import signal
 import subprocess
@@ -298,6 +299,44 @@ def test_large_results_are_files(runner: str, log: str, home: Path) -> None:
     assert len(marks(log)) == 2
 
 
+class Reversed:
+    """A serializer of the user's own."""
+
+    name = "reversed"
+
+    def dumps(self, value: Any) -> bytes:
+        return str(value)[::-1].encode()
+
+    def loads(self, data: bytes) -> Any:
+        return data.decode()[::-1]
+
+
+@pytest.mark.parametrize("storage", [None, "folder"])
+def test_a_serializer_of_the_users(storage: Any, log: str, tmp_path: Path) -> None:
+    where = None if storage is None else tmp_path / storage
+
+    @task(cache_policy=INPUTS - "log", result_serializer=Reversed(), result_storage=where)
+    def text(log: str) -> str:
+        mark(log)
+        return "abc"
+
+    assert [text(log), text(log)] == ["abc", "abc"]
+    assert len(marks(log)) == 1
+
+
+def test_in_strict_durability(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_DURABILITY", "strict")
+
+    @flow(task_runner="threads")
+    def census() -> list[str]:
+        futures = double.map([1, 1, 2], unmapped(log))
+        futures.wait()
+        return sorted(future.state.name for future in futures)
+
+    assert census() == ["Cached", "Completed", "Completed"]
+    assert census() == ["Cached"] * 3
+
+
 def test_failures_and_states_are_not_cached(log: str) -> None:
     @task(cache_policy=INPUTS - "log")
     def broken(log: str) -> None:
@@ -491,6 +530,8 @@ def test_no_key_means_no_cache(log: str) -> None:
         ({"cache_policy": DEFAULT - "typo"}, "'typo'"),
         ({"persist_result": "yes"}, "True or False"),
         ({"result_storage": "", "cache_policy": INPUTS}, "it is empty"),
+        ({"cache_policy": INPUTS.configure(key_storage=7)}, "has not the methods of one"),
+        ({"cache_policy": INPUTS.configure(lock_manager=7)}, r"with acquire_lock\(\)"),
     ],
 )
 def test_contradictions_are_refused_at_once(options: dict[str, Any], said: str) -> None:
@@ -1236,3 +1277,53 @@ def test_a_resumed_run_finds_what_others_cached(log: str) -> None:
     fail[0] = False
     assert census.resume(run_ids[0]) == ["Completed", "Cached"]
     assert marks(log) == ["1", "2"]
+
+
+# -- on the command line --------------------------------------------------------------------------------
+
+COMMANDS = """
+from anabranch import flow, task
+from anabranch.cache_policies import INPUTS
+
+@task(cache_policy=INPUTS)
+def double(x):
+    return x * 2
+
+@task(cache_key_fn=lambda context, parameters: f"../{parameters['x']}")
+def keyed(x):
+    return x
+
+@flow
+def census():
+    return double.submit(2).result() + keyed.submit(3).result()
+"""
+
+
+def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from anabranch.cli.app import app
+
+    (tmp_path / "commands.py").write_text(COMMANDS)
+    monkeypatch.chdir(tmp_path)
+
+    def say(*args: str, code: int = 0) -> str:
+        result = CliRunner().invoke(app, args)
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    explain = ("cache", "explain", "commands.py:double", "-p", "x=2")
+    assert "miss: there is no cached result of " in say(*explain)
+    say("run", "commands.py:census")
+    listed = json.loads(say("cache", "ls", "--json"))
+    keys = {each["preview"]: each["key"] for each in listed}
+    assert set(keys) == {"4", "3"}
+    assert "double" in say("cache", "ls")
+    assert "hit: made by task run " in say(*explain)
+    assert json.loads(say(*explain, "--json"))["key"] == keys["4"]
+    assert "unlike the result of" in say(*explain[:-1], "x=3")
+    assert "Forgot 1 cached result" in say("cache", "clear", keys["4"][:8])
+    assert "Forgot 1 cached result" in say("cache", "clear", "../3")
+    say("cache", "clear", "../3", code=1)
+    assert "miss" in say(*explain)
+    assert "Forgot 0" in say("cache", "clear", "--all")
