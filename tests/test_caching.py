@@ -40,6 +40,7 @@ from anabranch.settings import load_settings
 from anabranch.states import Completed
 from anabranch.store.database import Database
 from anabranch.store.opening import open_store
+from anabranch.store.sessions import open_session
 from anabranch.testing import harness
 
 RUNNERS = ["inline", "threads", "asyncio", "processes?max_workers=2"]
@@ -843,8 +844,29 @@ def test_a_cancelled_flow_does_not_wait_for_followers(log: str, gate: threading.
     assert len(marks(log)) == 1
 
 
+def test_a_flow_that_fails_does_not_wait_for_other_processes(
+    log: str, database: Database, home: Path
+) -> None:
+    session = open_session(database, "00" * 10, 0.0)
+    key = double.explain_cache(1, log).key
+    changed(database, "INSERT INTO cache_lock (key, session) VALUES (?, ?)", key, session)
+    states: list[TaskFuture[Any]] = []
+
+    with harness(cancel_grace=3600, database_url=f"sqlite:///{home / 'anabranch.db'}") as test:
+
+        @flow(task_runner="threads")
+        def census() -> None:
+            states.extend(followed(1, log, count=5, its_task=double))
+            raise ValueError("enough")
+
+        with pytest.raises(ValueError, match="enough"):
+            test.start(census).result(PATIENCE)
+    assert {future.state.name for future in states} == {"Cancelled"}
+    assert marks(log) == []
+
+
 CROWD = """
-import os, sys, time
+import os, sys
 from anabranch import flow, task
 from anabranch.cache_policies import INPUTS
 log, act = sys.argv[1:]

@@ -52,7 +52,9 @@ def explain(
     flow_run = context.flow_run
     scope = Scope(None, None, flow_run, context.task_run_id, context.tags, False, 0, 0, 0)
     call = Call(0, 1, spec, scope, args, kwargs)
-    flow_parameters = {} if flow_run is None else context.engine.flow_parameters(flow_run)
+    flow_parameters: Mapping[str, Any] = (
+        {} if flow_run is None else context.engine.flow_parameters(flow_run)
+    )
     key, parts = key_and_parts(call, call.named_arguments(), flow_parameters)
     if key is None:
         return CacheExplanation(None, parts, False, "its policy gives this call no key")

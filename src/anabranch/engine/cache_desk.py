@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from anabranch.cache_policies import CacheContext, CachePolicy, Parts, key_from
 from anabranch.caching import About, Caches, Caching, Found
 from anabranch.errors import StorageKeyError, TamperedResultError
-from anabranch.execution.calls import Call
+from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Outcome
 
@@ -51,12 +51,16 @@ def key_and_parts(
     call: Call, parameters: Mapping[str, Any], flow_parameters: Mapping[str, Any]
 ) -> tuple[str | None, Parts]:
     """The key of a call, and what it is made of; raises `UnhashableInput`."""
-    caching: Caching = call.spec.caching  # pyright: ignore[reportAssignmentType]  # it is cached
-    policy, context = caching.policy, cache_context(call)
+    policy, context = _caching_of(call.spec).policy, cache_context(call)
     parts = policy.parts(context, parameters, flow_parameters)
     if type(policy).compute_key is CachePolicy.compute_key:
         return key_from(parts), parts
     return policy.compute_key(context, parameters, flow_parameters), parts
+
+
+def _caching_of(spec: TaskSpec) -> Caching:
+    assert spec.caching is not None  # only such calls come here
+    return spec.caching
 
 
 def cache_context(call: Call) -> CacheContext:
@@ -92,8 +96,8 @@ class CacheDesk:
 
     def look(self, run: Run, call: Call) -> None:
         """Find the call's result, or launch it."""
-        caching: Caching = call.spec.caching
-        self._put(partial(self._look, Waiting(run, call, 0, caching.refresh)))
+        waiting = Waiting(run, call, refresh=_caching_of(call.spec).refresh)
+        self._put(partial(self._look, waiting))
 
     def cancel(self, keys: Sequence[int]) -> None:
         """These are not wanted any more."""
@@ -174,7 +178,7 @@ class CacheDesk:
         run, call = waiting.run, waiting.call
         computing = self._computing.get(key)
         if computing is not None:
-            if self._engine.is_below(call.scope, computing.leader):
+            if self._is_below(call.scope, computing.leader):
                 self._engine.launch(call)  # who computes the key waits for this one
             else:
                 computing.followers.append(waiting._replace(refresh=False))
@@ -201,6 +205,23 @@ class CacheDesk:
             due = time.monotonic() + min(longest, first * 1.5**waiting.looks)
             again = waiting._replace(looks=waiting.looks + 1, refresh=False)
             heapq.heappush(self._later, (due, next(self._order), again))
+
+    def _is_below(self, scope: Scope, leader: int) -> bool:
+        """Whether what runs in this scope was called by that run, or below it."""
+        above: Scope | None = scope
+        while above is not None:
+            parent = above.parent_task_run_id
+            if parent is None and above.flow_run is not None:
+                parent = above.flow_run.parent_task_run_id
+            if parent is None:
+                return False
+            key = int(parent[-12:], 16)
+            if key == leader:
+                return True
+            run = self._engine._tracker.live.get(key)
+            shared: Any = None if run is None else run._shared  # futures know only the port
+            above = None if run is None else shared.scope
+        return False
 
     def _find_or_claim(self, key: str, waiting: Waiting) -> tuple[Found | None, bool]:
         """The result, or whether this engine is to compute it; neither where another does."""
@@ -233,10 +254,9 @@ class CacheDesk:
         cache = self._caches.of(spec)
         try:
             if outcome is not None and outcome.phase == COMPLETED and outcome.state_name is None:
-                caching: Caching = spec.caching
                 found = Found(outcome.value, outcome.kept)
                 about = About(spec.key, run.task_run_id, waiting.parts or {})
-                cache.put(key, found, caching.expiration, about)
+                cache.put(key, found, _caching_of(spec).expiration, about)
         except Exception as error:
             logger.warning("The result of %s was not cached: %s", run.name, error)
         try:

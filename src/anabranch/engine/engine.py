@@ -605,22 +605,6 @@ class Engine:
         elif run is not None:
             _shared(run).runner.launch([call])
 
-    def is_below(self, scope: Scope, key: int) -> bool:
-        """Whether what runs in this scope was called by the task run with this key, or below it."""
-        above: Scope | None = scope
-        while above is not None:
-            parent = above.parent_task_run_id
-            if parent is None and above.flow_run is not None:
-                parent = above.flow_run.parent_task_run_id
-            if parent is None:
-                return False
-            its_key = int(parent[-12:], 16)
-            if its_key == key:
-                return True
-            run = self._tracker.live.get(its_key)
-            above = None if run is None else _shared(run).scope
-        return False
-
     def _wait_again(self, run: Run, blockers: Mapping[Run, bool]) -> None:
         commands = Commands()
         with self._lock:
