@@ -226,8 +226,8 @@ class CacheKeyFnPolicy(CachePolicy):
         flow_parameters: Mapping[str, Any],
     ) -> Parts:
         key: object = self.cache_key_fn(context, inputs)
-        if key is not None and not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
-            raise OptionError("cache_key_fn", "its result", key, "a str or None")
+        if key is not None and not (isinstance(key, str) and key):  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
+            raise OptionError("cache_key_fn", "its result", key, "a str that is not empty, or None")
         return {_KEY_FN: key}
 
 
@@ -273,6 +273,12 @@ def key_from(parts: Parts) -> str | None:
     """The key, 32 characters, that parts make; None where none of them is there but the task's."""
     counted = {name: key for name, key in parts.items() if key is not None and "." not in name}
     return hexdigest(counted) if counted.keys() - {_TASK} else None
+
+
+def excluded_arguments(policy: CachePolicy) -> frozenset[str]:
+    """The names that the policy leaves out with `-`."""
+    members = [each for each in _members(policy) if isinstance(each, Inputs)]
+    return frozenset[str]().union(*(each.exclude for each in members))
 
 
 def _each(prefix: str, values: Mapping[str, Any], described: str) -> dict[str, str | None]:

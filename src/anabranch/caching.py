@@ -47,3 +47,13 @@ class Cache(Protocol):
         ...
 
     def release(self, key: str) -> None: ...
+
+
+class Caches(Protocol):
+    """The caches of one engine's tasks; made, used and closed by one thread."""
+
+    def of(self, spec: Any) -> Cache:
+        """That of the task with this `TaskSpec`."""
+        ...
+
+    def close(self) -> None: ...

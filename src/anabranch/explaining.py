@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from anabranch.caching import Caching
+from anabranch.clock import Clock, SystemClock
 from anabranch.context import RunContext
 from anabranch.dependencies import find_blockers
 from anabranch.engine.cache_desk import key_and_parts
@@ -15,6 +16,7 @@ from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.results.persistence import Persistence
 from anabranch.results.result_store import ResultStore
 from anabranch.results.signing import load_secret
+from anabranch.results.storages import object_name
 from anabranch.settings import load_settings
 from anabranch.store.database import Database
 from anabranch.store.opening import open_store
@@ -50,17 +52,22 @@ def explain(
     flow_run = context.flow_run
     scope = Scope(None, None, flow_run, context.task_run_id, context.tags, False, 0, 0, 0)
     call = Call(0, 1, spec, scope, args, kwargs)
-    flow_parameters = {} if flow_run is None else context.engine.flow_parameters(flow_run)
+    flow_parameters: Mapping[str, Any] = (
+        {} if flow_run is None else context.engine.flow_parameters(flow_run)
+    )
     key, parts = key_and_parts(call, call.named_arguments(), flow_parameters)
     if key is None:
         return CacheExplanation(None, parts, False, "its policy gives this call no key")
     if caching.refresh:
         return CacheExplanation(key, parts, False, "refresh_cache=True computes it each time")
     persistence: Persistence = spec.persistence or Persistence()
+    engine = context.engine
+    clock: Clock = engine.clock if engine is not None else context.clock or SystemClock()
     where = caching.policy.key_storage or persistence.result_storage
     settings = load_settings()
     if where is not None:
-        records = ResultStore(where, persistence.result_serializer, load_secret(settings.home))
+        secret = load_secret(settings.home)
+        records = ResultStore(where, persistence.result_serializer, secret, now=clock.time)
         found = records.exists(key)
         place = records.storage.location(key)
         return CacheExplanation(
@@ -71,17 +78,18 @@ def explain(
         )
     database = open_store(settings.database_url, settings.home)
     try:
-        hit, why = _looked_up(database, spec, key, parts)
+        hit, why = _looked_up(database, spec, key, parts, clock.time())
     finally:
         database.close()
     return CacheExplanation(key, parts, hit, why)
 
 
 def _looked_up(
-    database: Database, spec: TaskSpec, key: str, parts: Mapping[str, str | None]
+    database: Database, spec: TaskSpec, key: str, parts: Mapping[str, str | None], now: float
 ) -> tuple[bool, str]:
-    now = dt.datetime.now(dt.UTC).timestamp()
-    found = database.read("SELECT created, expires, task_run FROM cached WHERE key = ?", (key,))
+    found = database.read(
+        "SELECT created, expires, task_run FROM cached WHERE key = ?", (object_name(key),)
+    )
     if found:
         created, expires, made_by = found[0]
         if expires is not None and expires <= now:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from anabranch.cache_policies import DEFAULT, CacheKeyFnPolicy, CachePolicy, NoCache
+from anabranch.cache_policies import (
+    DEFAULT,
+    CacheKeyFnPolicy,
+    CachePolicy,
+    NoCache,
+    excluded_arguments,
+)
 from anabranch.caching import Caching
 from anabranch.errors import OptionError
 from anabranch.results.persistence import Persistence
@@ -16,8 +24,17 @@ from anabranch.serializers import serializer
 _KEEPING = ("result_storage", "result_storage_key", "result_serializer")
 
 
-def caching_options(owner: str, options: Mapping[str, Any]) -> Caching | None:
-    """How a task's results are found again; None where they are not. Raises `OptionError`."""
+FOREVER = 1e10
+"""Seconds that no `cache_expiration` reaches: some 300 years."""
+
+
+def caching_options(
+    owner: str, options: Mapping[str, Any], fn: Callable[..., Any] | None = None
+) -> Caching | None:
+    """How the results of the task over `fn` are found again; None where they are not.
+
+    Raises `OptionError`.
+    """
     policy: Any = options.get("cache_policy")
     key_fn: Any = options.get("cache_key_fn")
     persists: Any = options.get("persist_result")
@@ -31,9 +48,17 @@ def caching_options(owner: str, options: Mapping[str, Any]) -> Caching | None:
         policy = DEFAULT
     if policy is None or isinstance(policy, NoCache):
         for name in ("cache_expiration", "refresh_cache"):
-            if options.get(name):
+            if options.get(name) not in (None, False):
                 raise OptionError(owner, name, options[name], "given with a cache_policy")
         return None
+    if fn is not None:
+        _refuse_unknown(owner, policy, fn)
+    if policy.key_storage is not None:
+        storage(policy.key_storage)
+    for method in ("acquire_lock", "release_lock"):
+        manager = policy.lock_manager
+        if manager is not None and not callable(getattr(manager, method, None)):
+            raise OptionError(owner, "lock_manager", manager, f"an object with {method}()")
     if persists is False:
         raise OptionError(
             owner, "persist_result", persists, "left out, or True, where results are cached"
@@ -44,13 +69,24 @@ def caching_options(owner: str, options: Mapping[str, Any]) -> Caching | None:
     return Caching(policy, _seconds(owner, options.get("cache_expiration")), bool(refresh))
 
 
+def _refuse_unknown(owner: str, policy: CachePolicy, fn: Callable[..., Any]) -> None:
+    """Refuse to leave out arguments that the task does not have."""
+    while isinstance(fn, functools.partial):  # a method of an object, which counts as an argument
+        fn = fn.func  # pyright: ignore[reportUnknownMemberType]  # any function
+    names = list(inspect.signature(fn).parameters)
+    for name in sorted(excluded_arguments(policy) - set(names)):
+        expected = f"one that the task has: {', '.join(names) or 'none'}"
+        raise OptionError(owner, "the argument left out of cache_policy", name, expected)
+
+
 def _seconds(owner: str, given: Any) -> float | None:
     if isinstance(given, dt.timedelta):
         given = given.total_seconds()
     if given is None:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or given <= 0:
-        raise OptionError(owner, "cache_expiration", given, "a timedelta, or seconds, more than 0")
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < FOREVER:
+        expected = "a timedelta, or seconds, more than 0 and less than 300 years"
+        raise OptionError(owner, "cache_expiration", given, expected)
     return float(given)
 
 

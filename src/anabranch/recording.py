@@ -6,25 +6,18 @@ import logging
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
-from anabranch.cache_policies import NO_CACHE
-from anabranch.caching import Cache, Caching
 from anabranch.clock import Clock
 from anabranch.context import RunContext
 from anabranch.engine.engine import Engine
 from anabranch.errors import FullStoreError, LockedStoreError, ReadOnlyStoreError, StaleOwnerError
 from anabranch.events import Subscriber
-from anabranch.execution.calls import TaskSpec
 from anabranch.limits import SlotStore
-from anabranch.outcomes import Kept
 from anabranch.results.keeper import Keeper
-from anabranch.results.persistence import Persistence
-from anabranch.results.result_store import ResultStore
 from anabranch.results.signing import load_secret
 from anabranch.runs import id_prefix
 from anabranch.settings import Settings
-from anabranch.store.caches import ManagedLocks, RecordCache, StoreCache
+from anabranch.store.caches import StoreCaches
 from anabranch.store.log_handler import logs_stored
 from anabranch.store.opening import open_store
 from anabranch.store.writer import Settle, StoreWriter
@@ -47,11 +40,11 @@ def recording_engine(
         prefix, writer = resumed.prefix, resumed.writer
     else:
         writer = _opened_writer(settings, prefix)
-    keep = find_cache = None
+    keep = caches = None
     if writer is not None:
         keep = Keeper(settings.result_inline_limit, writer.secret)
-        find_cache = partial(_cache, writer, keep)
-    engine = Engine(clock, subscribers, settings.cancel_grace, writer, prefix, keep, find_cache)
+        caches = StoreCaches(writer.database, writer.secret, writer.session, keep, clock.time)
+    engine = Engine(clock, subscribers, settings.cancel_grace, writer, prefix, keep, caches)
     with ExitStack() as lifetimes:
         if writer is not None:
             writer.settle = partial(_settle, engine)
@@ -85,31 +78,6 @@ def _slots(writer: StoreWriter) -> SlotStore:
     from anabranch.store.slots import StoreSlots  # only where slots of limits are asked for
 
     return StoreSlots(writer.database.another())
-
-
-def _cache(writer: StoreWriter, keeper: Keeper, spec: TaskSpec) -> Cache:
-    """Where a task's results are found again."""
-    caching: Caching = spec.caching or Caching(NO_CACHE)
-    persistence: Persistence = spec.persistence or Persistence()
-    locks = StoreCache(
-        writer.database.another(),
-        writer.secret,
-        writer.session,
-        partial(_persist, keeper, persistence),
-    )
-    cache: StoreCache | RecordCache = locks
-    where = caching.policy.key_storage or persistence.result_storage
-    if where is not None:
-        records = ResultStore(where, persistence.result_serializer, writer.secret)
-        cache = RecordCache(records, locks)
-    manager = caching.policy.lock_manager
-    if manager is not None:
-        return ManagedLocks(cache, manager, f"session {writer.session()}")
-    return cache
-
-
-def _persist(keeper: Keeper, persistence: Persistence, value: Any, key: str) -> Kept:
-    return keeper.persist(value, persistence, key)
 
 
 def _settle(engine: Engine, told: Settle) -> None:

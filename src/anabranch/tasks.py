@@ -124,7 +124,7 @@ class Task(Traveller, Generic[P, R]):
             resources=_checked_resources(owner, options.get("resources")),
             priority=priority,
             hooks={name: tuple(hooks) for name, hooks in self._hooks.items() if hooks},
-            caching=caching_options(owner, options),
+            caching=caching_options(owner, options, self.fn),
             persistence=persistence_options(owner, options),
             in_memory=options.get("cache_result_in_memory", True),
             task=self,
@@ -371,7 +371,10 @@ def task(fn: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
     or a function; `retries` with `retry_delay_seconds` (a number, a list, a function such as
     `exponential_backoff(2)`, or one of tenacity's waits), `retry_jitter_factor` and
     `retry_condition_fn(task, run, state)`; `timeout_seconds` for each attempt; `log_prints`;
-    `resources` and `priority` for the task runner; `on_running`, `on_completion`, `on_failure`,
+    `resources` and `priority` for the task runner; `cache_policy`, such as `INPUTS + TASK_SOURCE`,
+    or `cache_key_fn(context, parameters)`, with `cache_expiration` (a timedelta, or seconds) and
+    `refresh_cache`; `persist_result`, `result_storage`, `result_storage_key` and
+    `result_serializer`; `on_running`, `on_completion`, `on_failure`,
     lists of `(task, run, state)` hooks.
 
     Raises `OptionError` for an option out of its range.

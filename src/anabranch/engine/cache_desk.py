@@ -9,16 +9,20 @@ for that. Of calls with one key, one runs; the others wait here, without a worke
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anabranch.cache_policies import CacheContext, CachePolicy, Parts, key_from
-from anabranch.caching import About, Cache, Caching, Found
-from anabranch.execution.calls import Call, TaskSpec
+from anabranch.caching import About, Caches, Caching, Found
+from anabranch.errors import StorageKeyError, TamperedResultError
+from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Outcome
 
@@ -39,6 +43,7 @@ class Waiting(NamedTuple):
     call: Call
     looks: int = 0
     refresh: bool = False
+    key: str | None = None
     parts: Parts | None = None
 
 
@@ -46,12 +51,16 @@ def key_and_parts(
     call: Call, parameters: Mapping[str, Any], flow_parameters: Mapping[str, Any]
 ) -> tuple[str | None, Parts]:
     """The key of a call, and what it is made of; raises `UnhashableInput`."""
-    caching: Caching = call.spec.caching  # pyright: ignore[reportAssignmentType]  # it is cached
-    policy, context = caching.policy, cache_context(call)
+    policy, context = _caching_of(call.spec).policy, cache_context(call)
     parts = policy.parts(context, parameters, flow_parameters)
     if type(policy).compute_key is CachePolicy.compute_key:
         return key_from(parts), parts
     return policy.compute_key(context, parameters, flow_parameters), parts
+
+
+def _caching_of(spec: TaskSpec) -> Caching:
+    assert spec.caching is not None  # only such calls come here
+    return spec.caching
 
 
 def cache_context(call: Call) -> CacheContext:
@@ -61,21 +70,34 @@ def cache_context(call: Call) -> CacheContext:
     return CacheContext(spec.task, spec.key, spec.fn, call.task_run(), flow_run_id)
 
 
-class CacheDesk:
-    """Decides for each call that may be cached whether it runs. `find_cache` gives a task's cache."""
+class Computing:
+    """A key whose result a run of this engine computes, and the calls that wait for it."""
 
-    def __init__(self, engine: Engine, find_cache: Callable[[TaskSpec], Cache]) -> None:
+    __slots__ = ("followers", "leader")
+
+    def __init__(self, leader: int) -> None:
+        self.leader = leader  # its key as a run
+        self.followers: list[Waiting] = []
+
+
+class CacheDesk:
+    """Decides for each call that may be cached whether it runs."""
+
+    def __init__(self, engine: Engine, caches: Caches) -> None:
         self._engine = engine
-        self._find_cache = find_cache
+        self._caches = caches
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._followers: dict[str, list[Waiting]] = {}  # by the key that another run computes
-        self._caches: dict[int, Cache] = {}
+        self._computing: dict[str, Computing] = {}
+        self._leading: dict[int, str] = {}  # the other way round
+        self._later: list[tuple[float, int, Waiting]] = []  # what other processes compute
+        self._order = itertools.count()
 
     def look(self, run: Run, call: Call) -> None:
         """Find the call's result, or launch it."""
-        caching: Caching = call.spec.caching
-        self._put(partial(self._look, Waiting(run, call, 0, caching.refresh)))
+        waiting = Waiting(run, call, refresh=_caching_of(call.spec).refresh)
+        self._put(partial(self._look, waiting))
 
     def cancel(self, keys: Sequence[int]) -> None:
         """These are not wanted any more."""
@@ -88,20 +110,37 @@ class CacheDesk:
             self._jobs.put(None)
             self._thread.join(seconds)
 
-    # -- on the desk's thread -----------------------------------------------------------------------
-
     def _put(self, job: Callable[[], object]) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="anabranch-cache", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="anabranch-cache", daemon=True
+                )
+                self._thread.start()
         self._jobs.put(job)
 
+    # -- on the desk's thread -----------------------------------------------------------------------
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
             try:
+                job = self._jobs.get(timeout=self._pause())
+                if job is None:
+                    break
                 job()
+            except queue.Empty:
+                pass
             except Exception:
                 logger.exception("A look into the cache failed")
+            while self._later and self._later[0][0] <= time.monotonic():
+                self._look(heapq.heappop(self._later)[-1])
+        try:
+            self._caches.close()
+        except Exception as error:
+            logger.warning("The cache was not closed: %s", error)
+
+    def _pause(self) -> float | None:
+        return max(0.0, self._later[0][0] - time.monotonic()) if self._later else None
 
     def _look(self, waiting: Waiting) -> None:
         run, call = waiting.run, waiting.call
@@ -110,14 +149,17 @@ class CacheDesk:
         if run._phase >= SETTLED or run._attempt != call.attempt:
             return
         try:
-            key, parts = call.storage_key, waiting.parts
-            if key is None:
-                key, parts = self._key(call)
-            if key is None:
+            if run._key in self._leading:  # it tries again
                 self._engine.launch(call)
                 return
-            call = call._replace(storage_key=key)
-            self._decide(key, waiting._replace(call=call, parts=parts))
+            key = waiting.key
+            if key is None:
+                key, parts = self._key(call)
+                waiting = waiting._replace(key=key, parts=parts)
+            if key is None:
+                self._engine.launch(call)
+            else:
+                self._decide(key, waiting)
         except Exception as error:
             at = self._engine.clock.time()
             self._engine.finish_without_retry(
@@ -134,32 +176,74 @@ class CacheDesk:
 
     def _decide(self, key: str, waiting: Waiting) -> None:
         run, call = waiting.run, waiting.call
-        if key in self._followers:
-            self._followers[key].append(waiting._replace(refresh=False))
+        computing = self._computing.get(key)
+        if computing is not None:
+            if self._is_below(call.scope, computing.leader):
+                self._engine.launch(call)  # who computes the key waits for this one
+            else:
+                computing.followers.append(waiting._replace(refresh=False))
             return
-        cache = self._cache_of(call.spec)
-        found = None if waiting.refresh else cache.find(key)
+        try:
+            found, claimed = self._find_or_claim(key, waiting)
+        except (TamperedResultError, StorageKeyError):
+            raise
+        except Exception as error:
+            logger.warning("%s runs without the cache: %s", run.name, error)
+            self._engine.launch(call)
+            return
         if found is not None:
-            at = self._engine.clock.time()
-            self._engine.finished(
-                [
-                    Outcome(
-                        call.key, call.attempt, COMPLETED, found.value, at, 0.0, None, "Cached",
-                        kept=found.kept,
-                    )
-                ]
-            )  # fmt: skip  # as the record has it
-        elif cache.claim(key):
-            self._followers[key] = []
+            self._finish_found(call, found)
+        elif claimed:
+            self._computing[key] = Computing(run._key)
+            self._leading[run._key] = key
             settled = partial(self._settled, key, waiting)
             if not self._engine.notify(run, settled):
                 settled(run)
             self._engine.launch(call)
         else:
             first, longest = LOOK_SECONDS
-            pause = min(longest, first * 1.5**waiting.looks)
+            due = time.monotonic() + min(longest, first * 1.5**waiting.looks)
             again = waiting._replace(looks=waiting.looks + 1, refresh=False)
-            self._engine.clock.call_later(pause, partial(self._put, partial(self._look, again)))
+            heapq.heappush(self._later, (due, next(self._order), again))
+
+    def _is_below(self, scope: Scope, leader: int) -> bool:
+        """Whether what runs in this scope was called by that run, or below it."""
+        above: Scope | None = scope
+        while above is not None:
+            parent = above.parent_task_run_id
+            if parent is None and above.flow_run is not None:
+                parent = above.flow_run.parent_task_run_id
+            if parent is None:
+                return False
+            key = int(parent[-12:], 16)
+            if key == leader:
+                return True
+            run = self._engine._tracker.live.get(key)
+            shared: Any = None if run is None else run._shared  # futures know only the port
+            above = None if run is None else shared.scope
+        return False
+
+    def _find_or_claim(self, key: str, waiting: Waiting) -> tuple[Found | None, bool]:
+        """The result, or whether this engine is to compute it; neither where another does."""
+        cache = self._caches.of(waiting.call.spec)
+        if waiting.refresh:
+            return None, cache.claim(key)
+        found = cache.find(key)
+        if found is not None or not cache.claim(key):
+            return found, False
+        try:
+            found = cache.find(key)  # what came between the two
+        finally:
+            if found is not None:
+                cache.release(key)
+        return found, found is None
+
+    def _finish_found(self, call: Call, found: Found) -> None:
+        at = self._engine.clock.time()
+        outcome = Outcome(
+            call.key, call.attempt, COMPLETED, found.value, at, 0.0, None, "Cached", kept=found.kept
+        )
+        self._engine.finished([outcome])
 
     def _settled(self, key: str, waiting: Waiting, run: Run) -> None:
         """The run that computed a key has ended; on whatever thread ended it."""
@@ -167,33 +251,31 @@ class CacheDesk:
 
     def _keep(self, key: str, waiting: Waiting, run: Run, outcome: Outcome | None) -> None:
         spec = waiting.call.spec
-        cache = self._cache_of(spec)
+        cache = self._caches.of(spec)
         try:
             if outcome is not None and outcome.phase == COMPLETED and outcome.state_name is None:
-                caching: Caching = spec.caching
                 found = Found(outcome.value, outcome.kept)
                 about = About(spec.key, run.task_run_id, waiting.parts or {})
-                cache.put(key, found, caching.expiration, about)
+                cache.put(key, found, _caching_of(spec).expiration, about)
         except Exception as error:
             logger.warning("The result of %s was not cached: %s", run.name, error)
-        finally:
+        try:
             cache.release(key)
-            for follower in self._followers.pop(key, ()):
-                self._look(follower)
+        except Exception as error:
+            logger.warning("Others may wait for %s until this run ends: %s", run.name, error)
+        del self._leading[run._key]
+        for follower in self._computing.pop(key).followers:
+            self._look(follower)
 
     def _drop(self, keys: frozenset[int]) -> None:
-        for followers in self._followers.values():
-            for waiting in [each for each in followers if each.call.key in keys]:
-                followers.remove(waiting)
+        for computing in self._computing.values():
+            for waiting in [each for each in computing.followers if each.call.key in keys]:
+                computing.followers.remove(waiting)
                 self._stop(waiting.run)
+        for waiting in [each[-1] for each in self._later if each[-1].call.key in keys]:
+            self._stop(waiting.run)  # its next look finds it settled
 
     def _stop(self, run: Run) -> None:
         at = self._engine.clock.time()
         message = "Cancelled before it began."
         self._engine.finished([Outcome(run._key, run._attempt, CANCELLED, None, at, 0.0, message)])
-
-    def _cache_of(self, spec: TaskSpec) -> Cache:
-        cache = self._caches.get(id(spec))
-        if cache is None:
-            cache = self._caches[id(spec)] = self._find_cache(spec)
-        return cache

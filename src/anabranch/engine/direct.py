@@ -143,10 +143,12 @@ def iterate(
 ) -> Iterator[Any]:
     """Run a generator task lazily. It is tried again only while it has yielded nothing."""
     mailbox, run = _submitted(engine, context, spec, arguments)
+    given: list[Any] | None = None
     while run._phase < SETTLED:
         attempt = _next_attempt(engine, mailbox, run)
         if attempt is None:
             continue
+        given = []
         assert attempt.context is not None  # set by the engine
         inside = attempt.context.copy()
         inside.run(current.set, TaskRunContext(attempt))
@@ -164,7 +166,10 @@ def iterate(
                 except StopIteration:
                     break
                 yielded = True
+                if spec.caching is not None:
+                    given.append(item)
                 yield item
+            outcome = _given_out(attempt, given, started, perf_counter() - clock)
         except Interrupt:  # it has timed out, or was cancelled
             if yielded and run._phase < SETTLED:
                 engine.finish_without_retry(_timed_out(run, spec.timeout or 0.0))
@@ -175,9 +180,10 @@ def iterate(
             if yielded or isinstance(error, GeneratorExit):
                 raise
             continue
-        seconds = perf_counter() - clock
-        engine.finished((_given_out(attempt, started, seconds),))
-    yield from run._settled_result() or ()  # there where it was recorded, or cached
+        engine.finished((outcome,))
+    result = run._settled_result()
+    if given is None:  # it was there already
+        yield from result
 
 
 def _next_in_time(
@@ -212,10 +218,12 @@ async def iterate_async(
     import asyncio  # 25 ms that a process without a loop need not spend
 
     mailbox, run = _submitted(engine, context, spec, arguments)
+    given: list[Any] | None = None
     while run._phase < SETTLED:
         attempt = await _next_attempt_async(engine, mailbox, run)
         if attempt is None:
             continue
+        given = []
         started, clock, yielded = time(), perf_counter(), False
         if spec.announces:
             engine.started(attempt.key, attempt.attempt)
@@ -230,22 +238,31 @@ async def iterate_async(
                 except StopAsyncIteration:
                     break
                 yielded = True
+                if spec.caching is not None:
+                    given.append(item)
                 yield item
+            outcome = _given_out(attempt, given, started, perf_counter() - clock)
         except BaseException as error:
             _finish(engine, failure(attempt, error, started, perf_counter() - clock), yielded)
             if yielded or not isinstance(error, Exception):
                 raise
             continue
-        seconds = perf_counter() - clock
-        engine.finished((_given_out(attempt, started, seconds),))
-    for item in run._settled_result() or ():  # as above
-        yield item
+        engine.finished((outcome,))
+    result = run._settled_result()
+    if given is None:  # it was there already
+        for item in result:
+            yield item
 
 
-def _given_out(attempt: Call, started: float, seconds: float) -> Outcome:
-    """A generator's end: nothing is left of the items, so that it runs again if it is called."""
+def _given_out(attempt: Call, given: list[Any], started: float, seconds: float) -> Outcome:
+    """A generator's end. Nothing is left of the items, so that it runs again if it is called; but
+    of those that are cached."""
+    key, number, keep = attempt.key, attempt.attempt, attempt.scope.keep
+    if attempt.spec.caching is not None and keep is not None:
+        kept = keep(given, attempt)
+        return Outcome(key, number, COMPLETED, given, started, seconds, kept=kept)
     kept = Kept(NOT_KEPT, None, None, None, "its items were given out as they came")
-    return Outcome(attempt.key, attempt.attempt, COMPLETED, None, started, seconds, kept=kept)
+    return Outcome(key, number, COMPLETED, None, started, seconds, kept=kept)
 
 
 async def _next_item(items: Any) -> Any:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from anabranch import engine as engine_rooms
-from anabranch.caching import Cache
+from anabranch.caching import Caches
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search, resolve
@@ -100,8 +100,9 @@ class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
     `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, with what
-    `keep` leaves of a result, and `find_cache` gives the cache of a task; `prefix` begins the ids of the runs. Implements `futures.Home` for its
-    futures and `task_runners.base.Inbox` for its runners.
+    `keep` leaves of a result, and `caches` have results that are there already; `prefix` begins the
+    ids of the runs. Implements `futures.Home` for its futures and `task_runners.base.Inbox` for its
+    runners.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Engine:
         record: Recorder | None = None,
         prefix: int | None = None,
         keep: Keep | None = None,
-        find_cache: Callable[[TaskSpec], Cache] | None = None,
+        caches: Caches | None = None,
     ) -> None:
         self.clock = clock
         self.grace = grace
@@ -120,7 +121,7 @@ class Engine:
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
         self._keep = keep
-        self._cache = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
+        self._cache = None if caches is None else engine_rooms.CacheDesk(self, caches)
         self.open_slots: Callable[[], SlotStore] | None = None  # by default of the settings' store
         self._slot_keeper: SlotKeeper | None = None
         self._gate: TagGate | None = None
@@ -607,9 +608,11 @@ class Engine:
         return [call]
 
     def launch(self, call: Call) -> None:
-        """Hand a prepared call to its runner."""
+        """Hand a prepared call to its runner, unless it is not wanted any more."""
         run = self._tracker.live.get(call.key)
-        if run is not None:
+        if run is not None and run._phase == CANCELLING:
+            self.finished([_stopped(run, self.clock.time())])
+        elif run is not None:
             _shared(run).runner.launch([call])
 
     def _wait_again(self, run: Run, blockers: Mapping[Run, bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
@@ -147,12 +148,13 @@ class Call(NamedTuple):
     kwargs: Mapping[str, Any]
     name: str | None = None
     context: Context | None = None
-    storage_key: str | None = None
-    """What the result is kept under, where it is cached."""
 
     def named_arguments(self) -> dict[str, Any]:
-        """The arguments by name, defaults included."""
-        bound = inspect.signature(self.spec.fn).bind(*self.args, **self.kwargs)
+        """The arguments by name, defaults included; with the object of a method."""
+        fn, args, kwargs = self.spec.fn, self.args, self.kwargs
+        while isinstance(fn, functools.partial):
+            fn, args, kwargs = fn.func, (*fn.args, *args), {**fn.keywords, **kwargs}
+        bound = inspect.signature(fn).bind(*args, **kwargs)
         bound.apply_defaults()
         return dict(bound.arguments)
 

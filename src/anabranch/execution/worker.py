@@ -161,18 +161,8 @@ class Worker:
             open_flow = FlowStandIn(flow_run=sent[0], log_prints=sent[3])
             scope = Scope(self._engine, open_flow, *sent)
             self._scopes = {received.scope: scope}  # calls of one submission come together
-        args, kwargs, *rest = loads(received.data, self._engine)
-        storage_key = rest[0] if rest else None
-        return Call(
-            received.key,
-            received.attempt,
-            spec,
-            scope,
-            args,
-            kwargs,
-            received.name,
-            storage_key=storage_key,
-        )
+        args, kwargs = loads(received.data, self._engine)
+        return Call(received.key, received.attempt, spec, scope, args, kwargs, received.name)
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self._ending and not self._channel.sending:

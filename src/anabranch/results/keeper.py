@@ -48,4 +48,4 @@ class Keeper:
             )
             assert template is not None  # there is one
             return template
-        return call.storage_key or run.id
+        return run.id

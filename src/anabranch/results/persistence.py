@@ -76,11 +76,13 @@ def _stored(store: ResultStore, key: str, value: Any, size: int) -> Kept:
     return Kept(STORED, json.dumps(where).encode(), size, preview(value), None)
 
 
-def recover(kept: Kept, store: ResultStore | None = None) -> Any:
+def recover(
+    kept: Kept, store: ResultStore | None = None, serializer: Serializer | str | None = None
+) -> Any:
     """The value again; a pickle is loaded as it is, so check its signature first.
 
     What is stored is read through `store`, or from where it says itself, if that is a folder or a
-    URL. Raises `ResultNotKeptError`, `UnreadableResultError`, and all that `ResultStore.read` does.
+    URL, by `serializer` if that wrote it. Raises `ResultNotKeptError`, `UnreadableResultError`, and all that `ResultStore.read` does.
     """
     if kept.form == NOT_KEPT or kept.data is None:
         raise ResultNotKeptError(kept.reason or "nothing says why")
@@ -89,7 +91,8 @@ def recover(kept: Kept, store: ResultStore | None = None) -> Any:
     if kept.form == STORED:
         where: dict[str, str] = json.loads(kept.data)
         if store is None:
-            store = ResultStore(where["location"].rpartition("/")[0], where["serializer"])
+            folder = where["location"].rpartition("/")[0]
+            store = ResultStore(folder, where["serializer"] if serializer is None else serializer)
         return store.read(where["key"]).value
     try:
         return loads(kept.data)

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch.store.database import Database
+from anabranch.results.storages import object_name
+from anabranch.store.database import Database, clean
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRow:
-    """A cached result. Times are in seconds since the epoch, the size is in bytes; `task_run` is
+    """A cached result; awkward characters of its key are quoted. Times are in seconds since the epoch, the size is in bytes; `task_run` is
     the id of the run that computed it."""
 
     key: str
@@ -42,7 +43,8 @@ def clear_cache(
     with database.transaction() as transaction:
         if keys:
             sql = 'DELETE FROM cached WHERE substr("key", 1, ?) = ?'
-            return sum(transaction.changed(sql, (len(key), key)) for key in keys if key)
+            names = [name for key in keys if key for name in (clean(key), object_name(key))]
+            return sum(transaction.changed(sql, (len(name), name)) for name in names if name)
         if expired_at is not None:
             sql = "DELETE FROM cached WHERE expires IS NOT NULL AND expires <= ?"
             return transaction.changed(sql, (expired_at,))

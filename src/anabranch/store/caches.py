@@ -9,67 +9,141 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-from anabranch.caching import About, Found
+from anabranch.cache_policies import NO_CACHE
+from anabranch.caching import About, Cache, Caching, Found
 from anabranch.errors import MissingResultError, UnreadableResultError
-from anabranch.outcomes import NOT_KEPT, PICKLE, Kept
-from anabranch.results.persistence import recover
+from anabranch.execution.calls import TaskSpec
+from anabranch.outcomes import NOT_KEPT, Kept
+from anabranch.results.keeper import Keeper
+from anabranch.results.persistence import Persistence, recover
 from anabranch.results.result_store import ResultStore
 from anabranch.results.signing import sign, verify
+from anabranch.results.storages import object_name
 from anabranch.store.database import Database, clean
 from anabranch.store.sessions import Watch, bury, find_session
 
-Persist = Callable[[Any, str], Kept]
-"""Keeps a value under a key, whatever its size."""
+MOST_CACHES = 1_000
+
+
+class StoreCaches:
+    """See `caching.Caches`. All use one connection; `session` gives that of their engine, and `now`
+    seconds since the epoch."""
+
+    def __init__(
+        self,
+        database: Database,
+        secret: bytes,
+        session: Callable[[], int],
+        keeper: Keeper,
+        now: Callable[[], float],
+    ) -> None:
+        self._open = database.another
+        self._database: Database | None = None
+        self._secret = secret
+        self._session = session
+        self._keeper = keeper
+        self._now = now
+        self._caches: dict[TaskSpec, Cache] = {}  # the keys stay alive: others cannot be mistaken
+
+    def of(self, spec: TaskSpec) -> Cache:
+        cache = self._caches.get(spec)
+        if cache is None:
+            if len(self._caches) >= MOST_CACHES:  # each method of an object is a task of its own
+                self._caches.clear()
+            cache = self._caches[spec] = self._made(spec)
+        return cache
+
+    def _made(self, spec: TaskSpec) -> Cache:
+        caching: Caching = spec.caching or Caching(NO_CACHE)
+        persistence: Persistence = spec.persistence or Persistence()
+        if self._database is None:
+            self._database = self._open()
+        keeping = Keeping(self._keeper, persistence)
+        locks = StoreCache(self._database, self._secret, self._session, keeping, self._now)
+        cache: StoreCache | RecordCache = locks
+        where = caching.policy.key_storage or persistence.result_storage
+        if where is not None:
+            serializer = persistence.result_serializer
+            records = ResultStore(where, serializer, self._secret, now=self._now)
+            cache = RecordCache(records, locks, self._now)
+        manager = caching.policy.lock_manager
+        if manager is not None:
+            return ManagedLocks(cache, manager, f"session {self._session()}")
+        return cache
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+
+
+class Keeping(NamedTuple):
+    """How the values of one task are kept, whatever their size, and had back."""
+
+    keeper: Keeper
+    persistence: Persistence
+
+    def persist(self, value: Any, key: str) -> Kept:
+        return self.keeper.persist(value, self.persistence, key)
+
+    def recover(self, kept: Kept) -> Any:
+        return recover(kept, serializer=self.persistence.result_serializer)
 
 
 class StoreCache:
-    """See `caching.Cache`. `session` is that of the engine, `persist` keeps what has not been kept."""
+    """See `caching.Cache`. `session` is that of the engine, `now` gives seconds since the epoch. A key
+    stands there by its object's name, which any database can hold."""
 
     def __init__(
-        self, database: Database, secret: bytes, session: Callable[[], int], persist: Persist
+        self,
+        database: Database,
+        secret: bytes,
+        session: Callable[[], int],
+        keeping: Keeping,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.database = database
         self._secret = secret
         self._session = session
-        self._persist = persist
+        self._keeping = keeping
+        self._now = now
         self._watch = Watch()
 
     def find(self, key: str) -> Found | None:
         found = self.database.read(
-            "SELECT form, result, size, preview, expires FROM cached WHERE key = ?", (key,)
+            "SELECT form, result, size, preview, expires FROM cached WHERE key = ?",
+            (object_name(key),),
         )
         if not found:
             return None
         form, data, size, preview, expires = found[0]
-        if expires is not None and expires <= time.time():
+        if expires is not None and expires <= self._now():
             return None
-        data = None if data is None else bytes(data)
-        if form == PICKLE and data is not None:
-            data = verify(self._secret, _bound(key), data, self.database.url)
+        data = verify(self._secret, _bound(key, form), bytes(data or b""), self.database.url)
         kept = Kept(form, data, size, preview, None)
         try:
-            return Found(recover(kept), kept)
+            return Found(self._keeping.recover(kept), kept)
         except (UnreadableResultError, MissingResultError):  # moved, or removed: compute it again
             return None
 
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
         kept = found.kept
         if kept is None or kept.form == NOT_KEPT:
-            kept = self._persist(found.value, key)
-        data = kept.data
-        if kept.form == PICKLE and data is not None:
-            data = sign(self._secret, _bound(key), data)
-        now = time.time()
+            kept = self._keeping.persist(found.value, key)
+        if kept.data is None:
+            return  # nothing is left of it
+        data = sign(self._secret, _bound(key, kept.form), kept.data)
+        now = self._now()
         expires = None if seconds is None else now + seconds
+        name = object_name(key)
         with self.database.transaction() as transaction:
-            transaction.changed("DELETE FROM cached WHERE key = ?", (key,))
+            transaction.changed("DELETE FROM cached WHERE key = ?", (name,))
             transaction.changed(
                 "INSERT INTO cached (key, task_key, created, expires, form, result, size, preview, "
                 "task_run, parts) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    key,
+                    name,
                     about.task_key,
                     now,
                     expires,
@@ -83,36 +157,46 @@ class StoreCache:
             )
 
     def claim(self, key: str) -> bool:
-        session = self._session()
+        name, session = object_name(key), self._session()
         with self.database.transaction() as transaction:
-            taken = transaction.execute(
-                "INSERT INTO cache_lock (key, session) VALUES (?, ?) "
-                "ON CONFLICT (key) DO NOTHING RETURNING key",
-                (key, session),
+            taken = transaction.execute(  # its own is one that could not be released
+                "INSERT INTO cache_lock (key, session) VALUES (?, ?) ON CONFLICT (key) "
+                "DO UPDATE SET session = excluded.session "
+                "WHERE cache_lock.session = excluded.session RETURNING key",
+                (name, session),
             )
         if not taken:
-            self._bury_owner(key)
+            self._bury_owner(name)
         return bool(taken)
 
     def release(self, key: str) -> None:
         with self.database.transaction() as transaction:
             transaction.changed(
-                "DELETE FROM cache_lock WHERE key = ? AND session = ?", (key, self._session())
+                "DELETE FROM cache_lock WHERE key = ? AND session = ?",
+                (object_name(key), self._session()),
             )
 
-    def _bury_owner(self, key: str) -> None:
-        """Free the lock of a process that has died."""
-        owner = self.database.read("SELECT session FROM cache_lock WHERE key = ?", (key,))
-        session = find_session(self.database, owner[0][0]) if owner else None
-        if session is not None and session.closed is None and self._watch.has_lapsed(session):
+    def _bury_owner(self, name: str) -> None:
+        """Free the lock of a process that has died, or of a session that has ended."""
+        owner = self.database.read("SELECT session FROM cache_lock WHERE key = ?", (name,))
+        if not owner:
+            return
+        session = find_session(self.database, owner[0][0])
+        if session is None or session.closed is not None:
+            with self.database.transaction() as transaction:
+                transaction.changed(
+                    "DELETE FROM cache_lock WHERE key = ? AND session = ?", (name, owner[0][0])
+                )
+        elif self._watch.has_lapsed(session):
             bury(self.database, session, time.time())
 
 
 class RecordCache:
     """The same over records in a storage, for results that others find there too."""
 
-    def __init__(self, records: ResultStore, locks: StoreCache) -> None:
+    def __init__(self, records: ResultStore, locks: StoreCache, now: Callable[[], float]) -> None:
         self._records = records
+        self._now = now
         self._locks = locks
         self.claim = locks.claim
         self.release = locks.release
@@ -127,7 +211,7 @@ class RecordCache:
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
         expiration = None
         if seconds is not None:
-            expiration = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+            expiration = dt.datetime.fromtimestamp(self._now() + seconds, dt.UTC)
         self._records.write(key, found.value, expiration)
 
 
@@ -148,6 +232,6 @@ class ManagedLocks:
         self._manager.release_lock(key, self._holder)
 
 
-def _bound(key: str) -> str:
-    """What the signature of a cached pickle is bound to."""
-    return f"cached {key}"
+def _bound(key: str, form: str) -> str:
+    """What the signature of a cached result is bound to."""
+    return f"cached {form} {key}"

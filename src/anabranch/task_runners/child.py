@@ -111,10 +111,7 @@ class Child:
         spec = call.spec
         what = f"The arguments of {call.run_name}"
         names = ("args", "kwargs")
-        if call.storage_key is None:
-            data = dumps((call.args, call.kwargs), what, names)
-        else:
-            data = dumps((call.args, call.kwargs, call.storage_key), what, (*names, "key"))
+        data = dumps((call.args, call.kwargs), what, names)
         if self._scope is not call.scope:
             packed = dumps(call.scope.for_worker(), f"The flow run of {call.run_name}")
             self._messages.append((messages.SCOPE, packed))
