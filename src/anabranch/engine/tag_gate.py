@@ -1,9 +1,9 @@
 """Limits by tag: task runs with the tag of a limit get a slot of it before they get a worker.
 
 Which limits there are is read at the first tagged task, and again from time to time while more come.
-Until the first answer is there, each tag counts as limited; slots of a limit that does not exist are
-had for the asking. A run that is started inside a task run with the same tag goes under that one's
-slot: it would else wait for what only its own end can free.
+That first answer is waited for a moment; until it is there, each tag counts as limited, and slots of
+a limit that does not exist are had for the asking. A run that is started inside a task run with the
+same tag goes under that one's slot: it would else wait for what only its own end can free.
 """
 
 # pyright: reportPrivateUsage=false
@@ -22,6 +22,7 @@ from anabranch.engine.slot_keeper import SlotKeeper, Ticket
 from anabranch.futures import TaskFuture
 from anabranch.limits import TAG, SlotStore, Wanted
 from anabranch.outcomes import FAILED, Outcome
+from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
     from anabranch.engine.engine import Engine
@@ -31,6 +32,8 @@ logger = logging.getLogger("anabranch.limits")
 
 READ_SECONDS = 3.0
 """Between two looks at which limits there are."""
+FIRST_SECONDS = 0.1
+"""How long the first tagged task waits for the answer, which takes a few milliseconds."""
 Run = TaskFuture[Any]
 
 
@@ -43,14 +46,17 @@ class TagGate:
         self._known: frozenset[str] | None = None
         self._read_at: float | None = None
         self._told = False
+        self._learned = Waiter()
         self._tickets: dict[int, Ticket] = {}
 
     def limits_on(self, tags: frozenset[str], context: RunContext) -> tuple[str, ...]:
         """The names of the limits that runs with these tags, started there, have to keep."""
         now = time.monotonic()
         if self._read_at is None or now - self._read_at > READ_SECONDS:
-            self._read_at = now
+            first, self._read_at = self._read_at is None, now
             self._keeper.call(_tag_limits, self._learn)
+            if first:
+                self._learned.block(FIRST_SECONDS)
         if self._known is not None and not self._known:
             return ()
         tags -= self._tags_around(context)
@@ -70,11 +76,9 @@ class TagGate:
         return frozenset()
 
     def _learn(self, names: frozenset[str], error: BaseException | None) -> None:
-        if error is None:
-            self._known = names
-            return
-        self._known = self._known or frozenset()
-        if not self._told:
+        self._known = names if error is None else self._known or frozenset()
+        self._learned.wake()
+        if error is not None and not self._told:
             self._told = True
             logger.warning("Limits by tag are not known, and limit nothing: %s", error)
 
