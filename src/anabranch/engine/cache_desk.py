@@ -70,6 +70,7 @@ class CacheDesk:
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._followers: dict[str, list[Waiting]] = {}  # by the key that another run computes
+        self._computing: dict[str, Run] = {}
         self._caches: dict[int, Cache] = {}
 
     def look(self, run: Run, call: Call) -> None:
@@ -134,6 +135,9 @@ class CacheDesk:
 
     def _decide(self, key: str, waiting: Waiting) -> None:
         run, call = waiting.run, waiting.call
+        if self._computing.get(key) is run:  # its next attempt
+            self._engine.launch(call)
+            return
         if key in self._followers:
             self._followers[key].append(waiting._replace(refresh=False))
             return
@@ -151,6 +155,7 @@ class CacheDesk:
             )  # fmt: skip  # as the record has it
         elif cache.claim(key):
             self._followers[key] = []
+            self._computing[key] = run
             settled = partial(self._settled, key, waiting)
             if not self._engine.notify(run, settled):
                 settled(run)
@@ -178,6 +183,7 @@ class CacheDesk:
             logger.warning("The result of %s was not cached: %s", run.name, error)
         finally:
             cache.release(key)
+            self._computing.pop(key, None)
             for follower in self._followers.pop(key, ()):
                 self._look(follower)
 
