@@ -19,7 +19,7 @@ from anabranch.engine.engine import Engine
 from anabranch.errors import Interrupted, Terminated
 from anabranch.events import Subscriber
 from anabranch.execution.interrupts import Interrupt, Interruptible
-from anabranch.flow_runs import ConsumerLeft, RunFunction, Settle, Step, steps
+from anabranch.flow_runs import ConsumerLeft, RunFunction, Settle, Step, steps, still_ours
 from anabranch.futures import FutureList
 from anabranch.logging import set_up_logging
 from anabranch.recording import recording_engine
@@ -110,6 +110,7 @@ def drive(flow: Flow[..., Any], call: tuple[Any, ...], lazily: bool) -> Driver:
                     if told.signal is not None and not told.again:
                         error = exception_for(told.signal)  # the function may have replaced it
                         told.again = True
+    state = still_ours(engine, state)  # the last that was written may have been refused
     if not isinstance(state.data, ConsumerLeft):
         leave_as_told(state, context)
     return state
@@ -271,6 +272,7 @@ async def drive_async(
                         except asyncio.CancelledError:
                             pass
                         task.uncancel()
+    state = still_ours(engine, state)  # as in `drive`
     if isinstance(state.data, ConsumerLeft):
         return
     leave_as_told(state, context)

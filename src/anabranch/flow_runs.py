@@ -24,6 +24,7 @@ from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
 from anabranch.errors import (
     CancelledRun,
+    CrashedRun,
     ForeignFutureError,
     Interrupted,
     ResultNotKeptError,
@@ -42,7 +43,7 @@ from anabranch.recorded import RecordedCall
 from anabranch.results.kept import keep_inline
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
-from anabranch.states import Cancelled, Failed, Retrying, State, TimedOut
+from anabranch.states import Cancelled, Crashed, Failed, Retrying, State, TimedOut
 from anabranch.task_runners import task_runner
 from anabranch.task_runners.base import OpenRunner
 
@@ -146,9 +147,18 @@ def steps(
         if left:
             told = f"still running, and nothing can stop it: {', '.join(left)}"
             state = _with_message(state, f"{state.message}; {told}" if state.message else told)
+        state = still_ours(engine, state)
         engine.tell(flow_run, state, _kept(engine, state))
         flow.call_hooks(engine, _HOOK_OF.get(state.type.value, ""), flow_run, state)
     return state
+
+
+def still_ours(engine: Engine, state: State[Any]) -> State[Any]:
+    """The state that a run comes to in this process: whatever it did, if it is another's by now, it
+    has crashed."""
+    if engine.taken_over is None:
+        return state
+    return Crashed(message=engine.taken_over, data=CrashedRun(engine.taken_over))
 
 
 _HOOK_OF = {

@@ -31,6 +31,7 @@ from anabranch.engine.callbacks import CallbackRunner, Callbacks, Verdict, call_
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
 from anabranch.errors import (
+    CancelledRun,
     FinishedFlowError,
     ForeignFutureError,
     FutureCycleError,
@@ -231,6 +232,8 @@ class Engine:
         if log_prints:
             self.log_prints()
         with self._lock:
+            if self.taken_over is not None:
+                raise CancelledRun(self.taken_over)
             if open_flow.group.closing or self.interrupted:
                 raise FinishedFlowError(spec.name, open_flow.name)
             key = self._next_key
@@ -892,8 +895,8 @@ class Engine:
 
     def cancel_all(self, why: str) -> None:
         """End the whole run: it is not ours any more."""
-        self.taken_over = why
         with self._lock:
+            self.taken_over = why
             live = list(self._tracker.live.values())
             for run in live:
                 _shared(run).group.closing = True
