@@ -564,3 +564,10 @@ class MissingParameterError(AnabranchError, ValueError):
             f"{name} was called with secrets, which are not recorded. Give them again: {told}, with "
             "flow.resume(run_id, parameters={...}) or `anabranch runs resume ID --param NAME=VALUE`."
         )
+
+
+class TransactionError(AnabranchError, ValueError):
+    """A transaction was asked for something that it does not have, or cannot do now."""
+
+    def __init__(self, problem: str, way_out: str) -> None:
+        super().__init__(f"{problem}. {way_out}")

@@ -49,6 +49,13 @@ class TaskRunsSettled(NamedTuple):
     runs: Sequence[Run]
 
 
+class TaskRunsRolledBack(NamedTuple):
+    """Completed task runs are being undone, since their transaction has failed."""
+
+    runs: Sequence[Run]
+    at: float
+
+
 class FlowRunBegan(NamedTuple):
     """A flow run starts. `about` is what the store keeps of it besides."""
 
@@ -113,6 +120,7 @@ Event = (
     TaskRunsSubmitted
     | TaskRunChanged
     | TaskRunsSettled
+    | TaskRunsRolledBack
     | FlowRunBegan
     | FlowRunChanged
     | LogWritten

@@ -111,7 +111,8 @@ def steps(
     parent: OpenFlow | None = context.open_flow
     earlier = _earlier(flow, context, inputs)
     if earlier is not None:
-        if earlier.completed and context.resumed is None:
+        # In a transaction it runs again, on what its tasks recorded, so that they join that.
+        if earlier.completed and context.resumed is None and context.transaction is None:
             try:
                 return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
             except ResultNotKeptError:
@@ -170,7 +171,11 @@ def _attempts(
     while True:
         inside = copy_context()
         flow_run = replace(flow_run, run_count=attempt)
-        inside.run(current.set, FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints))
+        within = FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints)
+        around = current_context().transaction
+        if around is not None:
+            within.transaction = around.share_of(flow_run.id)
+        inside.run(current.set, within)
         try:
             if delay is not None:
                 yield Until(open_flow, partial(_pause, engine, delay))

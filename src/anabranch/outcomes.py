@@ -44,6 +44,9 @@ PHASE_STATES: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
+ROLLED_BACK: Final = "RolledBack"
+"""The name of the state of a completed run that its transaction has undone."""
+
 JSON: Final = "json"
 PICKLE: Final = "pickle"
 STORED: Final = "stored"

@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +31,14 @@ logger = logging.getLogger("anabranch.caching")
 LOOK_SECONDS = (0.02, 0.5)
 """The first and the longest pause between two looks at what another process computes."""
 Run = TaskFuture[Any]
+
+
+def _nothing() -> None:
+    """Stands for the function of no task."""
+
+
+_LOCKS = TaskSpec("transaction", "anabranch:transaction", _nothing)
+"""Whose cache has the locks of transactions."""
 
 
 class Waiting(NamedTuple):
@@ -81,6 +90,30 @@ class CacheDesk:
         """These are not wanted any more."""
         if self._thread is not None:
             self._put(partial(self._drop, frozenset(keys)))
+
+    def put(self, puts: Iterable[Callable[[], None]]) -> None:
+        """Do these, which a transaction has held back, and wait until they are done."""
+        self._do(partial(self._put_all, list(puts)))
+
+    def claim(self, name: str) -> bool:
+        """Whether this engine holds the lock of this name from here on."""
+        return self._do(lambda: self._cache_of(_LOCKS).claim(name))
+
+    def release(self, name: str) -> None:
+        self._do(lambda: self._cache_of(_LOCKS).release(name))
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        """What the work gives, done on the desk's thread."""
+        future: Future[Any] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._put(job)
+        return future.result()
 
     def close(self, seconds: float) -> None:
         """Keep what has been computed, then stop."""
@@ -138,7 +171,11 @@ class CacheDesk:
             self._followers[key].append(waiting._replace(refresh=False))
             return
         cache = self._cache_of(call.spec)
-        found = None if waiting.refresh else cache.find(key)
+        transaction = call.scope.transaction
+        found = None
+        if not waiting.refresh:
+            found = None if transaction is None else transaction.held(key)
+            found = found or cache.find(key)
         if found is not None:
             at = self._engine.clock.time()
             self._engine.finished(
@@ -154,6 +191,8 @@ class CacheDesk:
             settled = partial(self._settled, key, waiting)
             if not self._engine.notify(run, settled):
                 settled(run)
+            if transaction is not None and transaction.holds_back():
+                call = call._replace(storage_key=None)  # nobody is to find it there by the key yet
             self._engine.launch(call)
         else:
             first, longest = LOOK_SECONDS
@@ -173,13 +212,23 @@ class CacheDesk:
                 caching: Caching = spec.caching
                 found = Found(outcome.value, outcome.kept)
                 about = About(spec.key, run.task_run_id, waiting.parts)
-                cache.put(key, found, caching.expiration, about)
+                put = partial(cache.put, key, found, caching.expiration, about)
+                transaction = waiting.call.scope.transaction
+                if transaction is None or not transaction.hold(key, found, put):
+                    put()
         except Exception as error:
             logger.warning("The result of %s was not cached: %s", run.name, error)
         finally:
             cache.release(key)
             for follower in self._followers.pop(key, ()):
                 self._look(follower)
+
+    def _put_all(self, puts: Sequence[Callable[[], None]]) -> None:
+        for put in puts:
+            try:
+                put()
+            except Exception as error:
+                logger.warning("A result of a transaction was not cached: %s", error)
 
     def _drop(self, keys: frozenset[int]) -> None:
         for followers in self._followers.values():

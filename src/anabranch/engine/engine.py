@@ -34,7 +34,14 @@ from anabranch.errors import (
     ResultNotKeptError,
     RunTimedOut,
 )
-from anabranch.events import FlowRunAbout, FlowRunBegan, FlowRunChanged, Recorder, Subscriber
+from anabranch.events import (
+    FlowRunAbout,
+    FlowRunBegan,
+    FlowRunChanged,
+    Recorder,
+    Subscriber,
+    TaskRunsRolledBack,
+)
 from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
@@ -57,6 +64,7 @@ from anabranch.outcomes import (
     DORMANT,
     FAILED,
     QUEUED,
+    ROLLED_BACK,
     RUNNING,
     SETTLED,
     TIMED_OUT,
@@ -100,7 +108,7 @@ class Engine:
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
         self._keep = keep
-        self._cache = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
+        self.cache_desk = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
         self.records = record is not None
         self._lock = YieldingLock()
         strict = record is not None and record.strict
@@ -160,7 +168,17 @@ class Engine:
             if self.records:
                 run._digest = digest or inputs_digest(inputs[0], kwargs)
             self._take_plain(submission, run)
-            return [run]
+            runs = [run]
+        else:
+            runs = self._submit_all(submission, inputs, wait_for)
+        if context.transaction is not None:
+            context.transaction.join(runs)
+        return runs
+
+    def _submit_all(
+        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], wait_for: Iterable[Any]
+    ) -> list[Run]:
+        first = submission.scope.first_key
         common = self._common_search(submission, wait_for)
         runs: list[Run] = []
         for start in range(0, len(inputs), CHUNK):
@@ -221,6 +239,7 @@ class Engine:
             index,
             str(uuid.uuid4()) if mapped else None,
             self._keep if visible else None,
+            context.transaction,
         )
         return Submission(
             self,
@@ -560,8 +579,8 @@ class Engine:
             self.finished([_broken(run, error, self.clock.time())])
             return []
         call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
-        if submission.spec.caching is not None and self._cache is not None:
-            self._cache.look(run, call)
+        if submission.spec.caching is not None and self.cache_desk is not None:
+            self.cache_desk.look(run, call)
             return []
         return [call]
 
@@ -591,8 +610,8 @@ class Engine:
             keys.setdefault(_shared(run).runner, []).append(run._key)
         for runner, its_keys in keys.items():
             runner.cancel(its_keys)
-            if self._cache is not None:
-                self._cache.cancel(its_keys)
+            if self.cache_desk is not None:
+                self.cache_desk.cancel(its_keys)
 
     # -- what futures ask ---------------------------------------------------------------------------
 
@@ -716,6 +735,16 @@ class Engine:
             assert open_flow.flow_run is not None  # it has attempts
             open_flow.recorded = recorder.recorded(open_flow.flow_run)
 
+    def rolled_back(self, runs: Sequence[Run]) -> None:
+        """Completed runs count as undone from here on, in a later process too."""
+        if not runs:
+            return
+        self.broadcast.record(TaskRunsRolledBack(runs, self.clock.time()))
+        self.broadcast.flush(60.0)  # before it looks at the outcomes for the last time
+        for run in runs:
+            if run._outcome is not None:
+                run._outcome = run._outcome._replace(state_name=ROLLED_BACK)
+
     def recorded(self, runs: Sequence[Run], error: Exception | None) -> None:
         """In strict durability: these were kept, or could not be."""
         commands = Commands()
@@ -821,8 +850,8 @@ class Engine:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
-        if self._cache is not None:
-            self._cache.close(self.grace + 1)
+        if self.cache_desk is not None:
+            self.cache_desk.close(self.grace + 1)
         self.broadcast.close()
         self.clock.close()
         self._lifetimes.close()

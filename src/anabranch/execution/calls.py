@@ -25,8 +25,8 @@ Keep = Callable[[Any, "Call"], Kept]
 class TaskSpec:
     """A task's definition: the function, and its options in the form that the engine uses.
 
-    `timeout` is in seconds. `hooks` holds, for each of `"on_running"`, `"on_completion"` and
-    `"on_failure"` that has any, its functions.
+    `timeout` is in seconds. `hooks` holds, for each of `"on_running"`, `"on_completion"`,
+    `"on_failure"`, `"on_commit"` and `"on_rollback"` that has any, its functions.
     """
 
     name: str
@@ -103,6 +103,7 @@ class Scope:
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
     call's key into its id and number. `keep` makes what is left of a result for a later process.
+    `transaction` is what the runs have joined; it does not travel either.
     """
 
     engine: Any
@@ -116,12 +117,13 @@ class Scope:
     first_index: int
     map_id: str | None = None
     keep: Keep | None = None
+    transaction: Any = None
 
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)
 
     def for_worker(self) -> tuple[Any, ...]:
-        """What a worker needs of it: all but the first two."""
+        """What a worker needs of it: all but the first two and the last."""
         run = self.flow_run
         return (
             None if run is None else run.without_parameters(),

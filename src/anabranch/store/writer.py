@@ -20,11 +20,21 @@ from anabranch.events import (
     FlowRunChanged,
     LogWritten,
     TaskRunChanged,
+    TaskRunsRolledBack,
     TaskRunsSettled,
     TaskRunsSubmitted,
 )
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, WAITING, Kept, Outcome
+from anabranch.outcomes import (
+    COMPLETED,
+    PHASE_STATES,
+    ROLLED_BACK,
+    RUNNING,
+    SETTLED,
+    WAITING,
+    Kept,
+    Outcome,
+)
 from anabranch.recorded import Recorded
 from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
@@ -148,6 +158,8 @@ class StoreWriter:
                     self._submitted(event)
                 case TaskRunChanged():
                     self._changed(event)
+                case TaskRunsRolledBack():
+                    self._rolled_back(event)
                 case FlowRunBegan():
                     self._began(event)
                 case FlowRunChanged():
@@ -274,6 +286,15 @@ class StoreWriter:
             (flow_run, self._row_of(event.run), event.at, *PHASE_STATES[event.phase], message,
              attempt)
         )  # fmt: skip  # as it stands in the table
+
+    def _rolled_back(self, event: TaskRunsRolledBack) -> None:
+        for run in event.runs:
+            shared: Any = run._shared
+            flow_run, row = self._place_of(shared)[0], self._row_of(run)
+            self._batch.rolled_back.append(row)
+            self._batch.transitions.append(
+                (flow_run, row, event.at, "COMPLETED", ROLLED_BACK, None, run._attempt)
+            )
 
     def _sample(self) -> None:
         """A row for what has run for a while: of short runs, nobody sees that they run."""
@@ -470,6 +491,7 @@ class Batch:
         self.transitions: list[Row] = []
         self.logs: list[Row] = []
         self.artifacts: dict[str, Row] = {}
+        self.rolled_back: list[int] = []
         self.replaced: list[tuple[int, int]] = []
 
     def empty(self) -> bool:
@@ -497,6 +519,10 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
+        for row in self.rolled_back:
+            transaction.changed(
+                "UPDATE task_run SET state_name = ? WHERE id = ?", (ROLLED_BACK, row)
+            )
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
