@@ -30,6 +30,7 @@ from anabranch.outcomes import (
     COMPLETED,
     PHASE_STATES,
     SETTLED,
+    Away,
     Outcome,
 )
 from anabranch.runs import TaskRun
@@ -220,7 +221,8 @@ class TaskFuture(Generic[R]):
 
     def _settled_result(self, raise_on_failure: bool = True) -> R:
         if self._phase == COMPLETED:
-            return self._outcome.value  # pyright: ignore[reportOptionalMemberAccess]  # set before the phase
+            value: Any = self._outcome.value  # pyright: ignore[reportOptionalMemberAccess]  # set before the phase
+            return value.load() if type(value) is Away else value
         error = self._exception()
         if not raise_on_failure:
             return error  # pyright: ignore[reportReturnType]  # asked for instead of the value
@@ -259,12 +261,17 @@ def outcome_exception(outcome: Outcome, name: str) -> BaseException:
     return outcome_state(outcome, name).exception()
 
 
+def outcome_value(outcome: Outcome) -> Any:
+    """The value, read again where it is not held in memory."""
+    return outcome.value.load() if type(outcome.value) is Away else outcome.value
+
+
 def outcome_state(outcome: Outcome, name: str) -> State[Any]:
     """The state that an outcome stands for."""
     return make_state(
         outcome.phase,
         outcome.message,
-        outcome.value,
+        outcome_value(outcome),
         at=outcome.started + outcome.seconds,
         state_name=outcome.state_name,
         run_name=name,
@@ -309,7 +316,7 @@ def future_state(future: TaskFuture[R]) -> State[R]:
     return make_state(
         phase,
         outcome.message,
-        outcome.value,
+        outcome_value(outcome),
         at=outcome.started + outcome.seconds,
         state_name=outcome.state_name,
         task_run_id=future.task_run_id,

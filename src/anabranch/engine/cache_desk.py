@@ -21,7 +21,7 @@ from anabranch.cache_policies import CacheContext, CachePolicy, Parts, key_from
 from anabranch.caching import About, Cache, Caching, Found
 from anabranch.execution.calls import Call, TaskSpec
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Outcome
+from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Away, Outcome
 
 if TYPE_CHECKING:
     from anabranch.engine.engine import Engine
@@ -177,11 +177,13 @@ class CacheDesk:
             found = None if transaction is None else transaction.held(key)
             found = found or cache.find(key)
         if found is not None:
-            at = self._engine.clock.time()
+            at, value = self._engine.clock.time(), found.value
+            if not call.spec.in_memory and found.again is not None:
+                value = Away(found.again)
             self._engine.finished(
                 [
                     Outcome(
-                        call.key, call.attempt, COMPLETED, found.value, at, 0.0, None, "Cached",
+                        call.key, call.attempt, COMPLETED, value, at, 0.0, None, "Cached",
                         kept=found.kept,
                     )
                 ]
@@ -210,7 +212,8 @@ class CacheDesk:
         try:
             if outcome is not None and outcome.phase == COMPLETED and outcome.state_name is None:
                 caching: Caching = spec.caching
-                found = Found(outcome.value, outcome.kept)
+                again = outcome.value.load if type(outcome.value) is Away else None
+                found = Found(outcome.value, outcome.kept, again)
                 about = About(spec.key, run.task_run_id, waiting.parts)
                 put = partial(cache.put, key, found, caching.expiration, about)
                 transaction = waiting.call.scope.transaction

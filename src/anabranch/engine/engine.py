@@ -68,6 +68,7 @@ from anabranch.outcomes import (
     RUNNING,
     SETTLED,
     TIMED_OUT,
+    Away,
     Kept,
     Outcome,
 )
@@ -350,6 +351,8 @@ class Engine:
                     with self._lock:
                         self._tracker.dormant(run, {} if search is None else search.blockers)
                     continue
+                if not submission.spec.in_memory:
+                    value = Away(call.value)
                 run._outcome = Outcome(
                     run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
                 )

@@ -6,19 +6,27 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from anabranch.caching import Caching
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
 from anabranch.execution.names import default_name, name_for_call
 from anabranch.hashing import source_digest
-from anabranch.outcomes import Kept
+from anabranch.outcomes import STORED, Away, Kept
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
 Hook = Callable[..., Any]
-Keep = Callable[[Any, "Call"], Kept]
-"""Makes what is left of a call's value for a later process."""
+
+
+class Keep(Protocol):
+    """Makes what is left of a call's value for a later process."""
+
+    def __call__(self, value: Any, call: Call, /) -> Kept: ...
+
+    def away(self, kept: Kept, call: Call, /) -> Away:
+        """What stands for a value that was stored."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,15 +85,16 @@ class TaskSpec:
         """What a worker needs of it, with the function by its name where that can be imported."""
         name = importable_name(self.fn)
         fn = None if name else self.fn
-        return (self.name, self.key, name, fn, self.kind, self.tags, self.persistence)
+        persists = self.persistence, self.in_memory
+        return (self.name, self.key, name, fn, self.kind, self.tags, *persists)
 
     @classmethod
     def on_worker(cls, sent: tuple[Any, ...]) -> TaskSpec:
         """The other end of `for_worker`."""
-        name, key, function_name, fn, kind, tags, persistence = sent
+        name, key, function_name, fn, kind, tags, persistence, in_memory = sent
         if function_name is not None:
             fn = function_by_name(*function_name)
-        return cls(name, key, fn, kind, tags, persistence=persistence)
+        return cls(name, key, fn, kind, tags, persistence=persistence, in_memory=in_memory)
 
 
 def source_of(fn: Callable[..., Any]) -> bytes:
@@ -161,6 +170,15 @@ class Call(NamedTuple):
     @property
     def run_name(self) -> str:
         return self.name or self.scope.default_name(self.spec.name, self.key)
+
+    def kept(self, value: Any) -> tuple[Any, Kept | None]:
+        """The value as the run is to hold it, and what is left of it for a later process."""
+        if self.scope.keep is None:
+            return value, None
+        kept = self.scope.keep(value, self)
+        if not self.spec.in_memory and kept.form == STORED:
+            value = self.scope.keep.away(kept, self)
+        return value, kept
 
     def task_run(self) -> TaskRun:
         """The record of the run that this is an attempt of."""

@@ -9,11 +9,12 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from anabranch.caching import About, Found
 from anabranch.errors import MissingResultError, UnreadableResultError
-from anabranch.outcomes import NOT_KEPT, PICKLE, Kept
+from anabranch.outcomes import NOT_KEPT, PICKLE, STORED, Kept
 from anabranch.results.persistence import recover
 from anabranch.results.result_store import ResultStore
 from anabranch.results.signing import sign, verify
@@ -50,7 +51,8 @@ class StoreCache:
             data = verify(self._secret, _bound(key), data, self.database.url)
         kept = Kept(form, data, size, preview, None)
         try:
-            return Found(recover(kept), kept)
+            again = partial(recover, kept) if form == STORED else None
+            return Found(recover(kept), kept, again)
         except (UnreadableResultError, MissingResultError):  # moved, or removed: compute it again
             return None
 
@@ -122,13 +124,17 @@ class RecordCache:
             record = self._records.read(key)
         except (MissingResultError, UnreadableResultError):
             return None
-        return Found(record.value)
+        return Found(record.value, again=partial(self._value, key))
+
+    def _value(self, key: str) -> Any:
+        return self._records.read(key).value
 
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
         expiration = None
         if seconds is not None:
             expiration = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
-        self._records.write(key, found.value, expiration)
+        value = found.value if found.again is None else found.again()
+        self._records.write(key, value, expiration)
 
 
 class ManagedLocks:
