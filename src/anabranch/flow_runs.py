@@ -32,12 +32,22 @@ from anabranch.errors import (
     UpstreamTaskError,
 )
 from anabranch.events import FlowRunAbout
-from anabranch.execution.functions import function_entrypoint
+from anabranch.execution.calls import Keep
+from anabranch.execution.functions import ASYNC_GENERATOR, GENERATOR, function_entrypoint
 from anabranch.execution.interrupts import Interrupt
 from anabranch.flow_parameters import keep_parameters
 from anabranch.futures import TaskFuture, future_state, make_state
 from anabranch.identities import BY_ORDER, inputs_digest
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED
+from anabranch.outcomes import (
+    COMPLETED,
+    NOT_KEPT,
+    PHASE_STATES,
+    RUNNING,
+    SETTLED,
+    STORED,
+    Away,
+    Kept,
+)
 from anabranch.recorded import RecordedCall
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
@@ -114,7 +124,10 @@ def steps(
         # In a transaction it runs again, on what its tasks recorded, so that they join that.
         if earlier.completed and context.resumed is None and context.transaction is None:
             try:
-                return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
+                value = earlier.value()
+                if not flow.in_memory:
+                    value = Away(earlier.value)
+                return make_state(COMPLETED, None, value, state_name=earlier.state_name)
             except ResultNotKeptError:
                 pass  # it runs again, with what it recorded itself
         flow_run = replace(
@@ -145,9 +158,51 @@ def steps(
         if left:
             told = f"still running, and nothing can stop it: {', '.join(left)}"
             state = _with_message(state, f"{state.message}; {told}" if state.message else told)
-        engine.tell(flow_run, state)
+        state, kept = yield from _kept(flow, engine, open_flow, state)
+        engine.tell(flow_run, state, kept)
         flow.call_hooks(engine, _HOOK_OF.get(state.type.value, ""), flow_run, state)
     return state
+
+
+def _kept(
+    flow: Flow[..., Any], engine: Engine, open_flow: OpenFlow, state: State[Any]
+) -> Generator[Step, Any, tuple[State[Any], Kept | None]]:
+    """The state as the caller gets it, and what is left of its value for a later process.
+
+    A run whose value is wanted kept, and cannot be, has failed.
+    """
+    keep, flow_run = engine.keep, open_flow.flow_run
+    if keep is None or flow_run is None or not state.is_completed():
+        return state, None
+    if flow.kind in (GENERATOR, ASYNC_GENERATOR) and state.data is None:
+        return state, Kept(NOT_KEPT, None, None, None, "its items were given out as they came")
+    work = partial(_keep, keep, flow, flow_run.id, state)
+    if flow.persistence is None:
+        return work()
+    done: list[tuple[State[Any], Kept | None]] = []
+
+    def start(wake: Callable[[], None]) -> bool:
+        def write() -> None:
+            done.append(work())
+            wake()
+
+        engine.callbacks.put(write)  # the flow's own thread may have a loop to turn
+        return True
+
+    yield Until(open_flow, start)
+    return done[0]
+
+
+def _keep(
+    keep: Keep, flow: Flow[..., Any], flow_run_id: str, state: State[Any]
+) -> tuple[State[Any], Kept | None]:
+    try:
+        kept = keep.keep_flow(state.result(), flow.persistence, flow_run_id, flow.in_memory)
+    except Exception as error:
+        return Failed(message=f"{type(error).__name__}: {error}", data=error), None
+    if not flow.in_memory and kept.form == STORED:
+        state = state.model_copy(update={"data": keep.away(kept, flow.persistence)})
+    return state, kept
 
 
 _HOOK_OF = {

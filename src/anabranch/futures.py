@@ -261,17 +261,12 @@ def outcome_exception(outcome: Outcome, name: str) -> BaseException:
     return outcome_state(outcome, name).exception()
 
 
-def outcome_value(outcome: Outcome) -> Any:
-    """The value, read again where it is not held in memory."""
-    return outcome.value.load() if type(outcome.value) is Away else outcome.value
-
-
 def outcome_state(outcome: Outcome, name: str) -> State[Any]:
     """The state that an outcome stands for."""
     return make_state(
         outcome.phase,
         outcome.message,
-        outcome_value(outcome),
+        outcome.value,
         at=outcome.started + outcome.seconds,
         state_name=outcome.state_name,
         run_name=name,
@@ -316,7 +311,7 @@ def future_state(future: TaskFuture[R]) -> State[R]:
     return make_state(
         phase,
         outcome.message,
-        outcome_value(outcome),
+        outcome.value,
         at=outcome.started + outcome.seconds,
         state_name=outcome.state_name,
         task_run_id=future.task_run_id,

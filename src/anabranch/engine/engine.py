@@ -108,7 +108,7 @@ class Engine:
         self.prefix = prefix or id_prefix()
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
-        self._keep = keep
+        self.keep = keep
         self.cache_desk = None if find_cache is None else engine_rooms.CacheDesk(self, find_cache)
         self.records = record is not None
         self._lock = YieldingLock()
@@ -239,7 +239,7 @@ class Engine:
             key,
             index,
             str(uuid.uuid4()) if mapped else None,
-            self._keep if visible else None,
+            self.keep if visible else None,
             context.transaction,
         )
         return Submission(

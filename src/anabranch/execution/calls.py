@@ -24,8 +24,12 @@ class Keep(Protocol):
 
     def __call__(self, value: Any, call: Call, /) -> Kept: ...
 
-    def away(self, kept: Kept, call: Call, /) -> Away:
+    def away(self, kept: Kept, persistence: Any, /) -> Away:
         """What stands for a value that was stored."""
+        ...
+
+    def keep_flow(self, value: Any, persistence: Any, key: str, inline: bool, /) -> Kept:
+        """The same of a flow run's value; `inline` where it may stay in memory."""
         ...
 
 
@@ -177,7 +181,7 @@ class Call(NamedTuple):
             return value, None
         kept = self.scope.keep(value, self)
         if not self.spec.in_memory and kept.form == STORED:
-            value = self.scope.keep.away(kept, self)
+            value = self.scope.keep.away(kept, self.spec.persistence)
         return value, kept
 
     def task_run(self) -> TaskRun:

@@ -131,7 +131,9 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
         )
     state: State[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a state of any result
     phase = _STATE_PHASES.get(state.type, FAILED)
-    data, kept = call.kept(state.data) if phase == COMPLETED else (state.data, None)
+    data, kept = state.data, None
+    if phase == COMPLETED and call.scope.keep is not None:
+        data, kept = call.kept(state.result())
     return Outcome(
         call.key,
         call.attempt,

@@ -30,11 +30,19 @@ class Keeper:
         key = self._key(call, persistence)
         return self.persist(value, persistence, key, call.spec.in_memory)
 
-    def away(self, kept: Kept, call: Call) -> Away:
+    def away(self, kept: Kept, persistence: Persistence | None) -> Away:
         """What stands for a value that was stored, and reads it again."""
         assert kept.data is not None  # it says where the value is
         key: str = json.loads(kept.data)["key"]
-        return Away(partial(_read, call.spec.persistence or Persistence(), self.secret, key))
+        return Away(partial(_read, persistence or Persistence(), self.secret, key))
+
+    def keep_flow(
+        self, value: Any, persistence: Persistence | None, key: str, inline: bool
+    ) -> Kept:
+        """Keep the value of a flow run, whose id is the key; as `__call__`."""
+        if persistence is None:
+            return keep_inline(value, self.limit)
+        return self.persist(value, persistence, key, inline)
 
     def persist(self, value: Any, persistence: Persistence, key: str, inline: bool = True) -> Kept:
         """Keep a value that is wanted kept; `inline` only where nobody says where or how."""
