@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from anabranch import FutureList, flow, task
 from anabranch.cache_policies import INPUTS
 from anabranch.errors import MissingResultError
 from anabranch.outcomes import Away
+from anabranch.results import LocalStorage
 from anabranch.states import Completed
 
 RUNNERS = ["threads", "asyncio", "processes", "inline"]
@@ -160,3 +162,17 @@ def test_handed_back_by_a_retry_of_the_flow() -> None:
 
     tries: list[str] = []
     assert pipeline() == 6
+
+
+def test_drafts_that_a_killed_writer_left_are_swept_up(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (f".{'a' * 32}", f".{'b' * 32}", ".profile"))
+    for path in (old, new, other):
+        path.write_bytes(b"half")
+    day_ago = time.time() - 25 * 3600
+    for path in (old, other):
+        os.utime(path, (day_ago, day_ago))
+    storage = LocalStorage(tmp_path)
+    storage.write("key", b"whole")
+    assert not old.exists()
+    assert new.read_bytes() == other.read_bytes() == b"half"
+    assert storage.keys() == ["key"]
