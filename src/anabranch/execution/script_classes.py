@@ -71,6 +71,7 @@ def _modules_of(path: str) -> Iterator[ModuleType]:
     main = sys.modules.get("__main__")
     for module in (main, *list(sys.modules.values())):
         file = getattr(module, "__dict__", {}).get("__file__")
-        named = isinstance(module, ModuleType) and isinstance(file, str) and file.endswith(name)
-        if named and os.path.realpath(file) == real:
+        if not isinstance(module, ModuleType) or not isinstance(file, str):
+            continue
+        if file.endswith(name) and os.path.realpath(file) == real:
             yield module
