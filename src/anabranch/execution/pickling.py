@@ -83,7 +83,7 @@ class ByValuePickler(cloudpickle.Pickler):
             if len(parts) == 6:  # a class by value
                 make, args, (state, slots), *rest = parts
                 return make, args, ({**state, "__qualname__": obj.__qualname__}, slots), *rest
-        return reduced
+        return cast(Any, reduced)
 
 
 def future_at(prefix: int, key: int) -> TaskFuture[Any]:
