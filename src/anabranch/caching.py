@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.cache_policies import CachePolicy, Parts
@@ -17,10 +18,12 @@ class Caching(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A result that is there, and how it is kept."""
+    """A result that is there, and how it is kept; `again` reads it from a storage, if it is in one,
+    on any thread. The value of a task that does not hold it in memory may be an `Away`."""
 
     value: Any
     kept: Kept | None = None
+    again: Callable[[], Any] | None = None
 
 
 class About(NamedTuple):

@@ -12,12 +12,15 @@ from anabranch.runs import FlowRun, TaskRun, run_id
 
 
 class RunContext:
-    """Where code runs; outside of any run, only which tags it gives to what it starts."""
+    """Where code runs; outside of any run, only which tags it gives to what it starts, and in which
+    transaction that is."""
 
-    __slots__ = ("tags",)
+    __slots__ = ("tags", "transaction")
 
     def __init__(self, tags: frozenset[str] = frozenset()) -> None:
         self.tags = tags
+        self.transaction: Any = None
+        """The `transactions.Transaction` that runs which start here join."""
 
     @property
     def engine(self) -> Any:
@@ -125,6 +128,8 @@ class TaskRunContext(RunContext):
     def __init__(self, call: Any) -> None:
         self.call = call
         self.tags = call.scope.tags
+        around = call.scope.transaction
+        self.transaction = None if around is None else around.share_of(call.key)
 
     @property
     def engine(self) -> Any:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from anabranch.clock import SystemClock
-from anabranch.context import EngineContext, FlowRunContext, RunContext, TaskRunContext
+from anabranch.context import EngineContext, RunContext
 from anabranch.engine import direct
 from anabranch.engine.direct import Arguments
 from anabranch.engine.engine import Engine
@@ -25,7 +25,7 @@ from anabranch.settings import load_settings
 @contextmanager
 def _engine_for(context: RunContext, spec: TaskSpec) -> Generator[tuple[Engine, RunContext]]:
     """The flow's engine; for a task called on its own, one that lives as long as the call."""
-    if isinstance(context, FlowRunContext | TaskRunContext):
+    if context.engine is not None:
         yield context.engine, context
         return
     clock = context.clock or SystemClock()

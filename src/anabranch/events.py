@@ -43,6 +43,13 @@ class TaskRunChanged(NamedTuple):
     outcome: Outcome | None = None
 
 
+class TaskRunsRolledBack(NamedTuple):
+    """Completed task runs are being undone, since their transaction has failed."""
+
+    runs: Sequence[Run]
+    at: float
+
+
 class FlowRunBegan(NamedTuple):
     """A flow run starts. `about` is what the store keeps of it besides."""
 
@@ -116,6 +123,7 @@ Event = (
     TaskRunsSubmitted
     | TaskRunChanged
     | None  # for the recorder: there are runs that settled
+    | TaskRunsRolledBack
     | FlowRunBegan
     | FlowRunChanged
     | LogWritten

@@ -51,6 +51,13 @@ def engine_for(context: RunContext, flow: Flow[..., Any]) -> Generator[Engine]:
         context.engine.refuse_flow(flow.name)
         yield context.engine
         return
+    with root_engine(context) as engine:
+        yield engine
+
+
+@contextmanager
+def root_engine(context: RunContext) -> Generator[Engine]:
+    """A new engine for what starts in this context, with all that tells of it."""
     settings = load_settings()
     set_up_logging(settings.logging_level)
     subscribers: list[Subscriber] = [LogSubscriber(), *context.subscribers]

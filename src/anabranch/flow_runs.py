@@ -33,14 +33,23 @@ from anabranch.errors import (
     UpstreamTaskError,
 )
 from anabranch.events import FlowRunAbout
-from anabranch.execution.functions import function_entrypoint
+from anabranch.execution.calls import Keep
+from anabranch.execution.functions import ASYNC_GENERATOR, GENERATOR, function_entrypoint
 from anabranch.execution.interrupts import Interrupt
 from anabranch.flow_parameters import keep_parameters
 from anabranch.futures import TaskFuture, future_state, make_state
 from anabranch.identities import BY_ORDER, inputs_digest
-from anabranch.outcomes import COMPLETED, PHASE_STATES, RUNNING, SETTLED, Kept
+from anabranch.outcomes import (
+    COMPLETED,
+    NOT_KEPT,
+    PHASE_STATES,
+    RUNNING,
+    SETTLED,
+    STORED,
+    Away,
+    Kept,
+)
 from anabranch.recorded import RecordedCall
-from anabranch.results.kept import keep_inline
 from anabranch.runs import FlowRun, run_id
 from anabranch.settings import load_settings
 from anabranch.states import Cancelled, Crashed, Failed, Retrying, State, TimedOut
@@ -148,7 +157,8 @@ def steps(
             told = f"still running, and nothing can stop it: {', '.join(left)}"
             state = _with_message(state, f"{state.message}; {told}" if state.message else told)
         state = still_ours(engine, state)
-        engine.tell(flow_run, state, _kept(engine, state))
+        state, kept = yield from _kept(flow, engine, open_flow, state)
+        engine.tell(flow_run, state, kept)
         flow.call_hooks(engine, _HOOK_OF.get(state.type.value, ""), flow_run, state)
     return state
 
@@ -159,6 +169,45 @@ def still_ours(engine: Engine, state: State[Any]) -> State[Any]:
     if engine.taken_over is None:
         return state
     return Crashed(message=engine.taken_over, data=CrashedRun(engine.taken_over))
+def _kept(
+    flow: Flow[..., Any], engine: Engine, open_flow: OpenFlow, state: State[Any]
+) -> Generator[Step, Any, tuple[State[Any], Kept | None]]:
+    """The state as the caller gets it, and what is left of its value for a later process.
+
+    A run whose value is wanted kept, and cannot be, has failed.
+    """
+    keep, flow_run = engine.keep, open_flow.flow_run
+    if keep is None or flow_run is None or not state.is_completed():
+        return state, None
+    if flow.kind in (GENERATOR, ASYNC_GENERATOR) and state.data is None:
+        return state, Kept(NOT_KEPT, None, None, None, "its items were given out as they came")
+    work = partial(_keep, keep, flow, flow_run.id, state)
+    if flow.persistence is None:
+        return work()
+    done: list[tuple[State[Any], Kept | None]] = []
+
+    def start(wake: Callable[[], None]) -> bool:
+        def write() -> None:
+            done.append(work())
+            wake()
+
+        engine.callbacks.put(write)  # the flow's own thread may have a loop to turn
+        return True
+
+    yield Until(open_flow, start)
+    return done[0]
+
+
+def _keep(
+    keep: Keep, flow: Flow[..., Any], flow_run_id: str, state: State[Any]
+) -> tuple[State[Any], Kept | None]:
+    try:
+        kept = keep.keep_flow(state.result(), flow.persistence, flow_run_id, flow.in_memory)
+    except Exception as error:
+        return Failed(message=f"{type(error).__name__}: {error}", data=error), None
+    if not flow.in_memory and kept.form == STORED:
+        state = state.model_copy(update={"data": keep.away(kept, flow.persistence)})
+    return state, kept
 
 
 _HOOK_OF = {
@@ -182,7 +231,11 @@ def _attempts(
     while True:
         inside = copy_context()
         flow_run = replace(flow_run, run_count=attempt)
-        inside.run(current.set, FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints))
+        within = FlowRunContext(engine, open_flow, flow_run, open_flow.log_prints)
+        around = current_context().transaction
+        if around is not None:
+            within.transaction = around.share_of(flow_run.id)
+        inside.run(current.set, within)
         try:
             if delay is not None:
                 yield Until(open_flow, partial(_pause, engine, delay))
@@ -377,18 +430,16 @@ def _handed_back(
     """The state of a subflow that has completed; None where it is to run."""
     if earlier is None or not earlier.completed or context.resumed is not None:
         return None
+    if context.transaction is not None:
+        return None  # it runs again, on what its tasks recorded, so that they join that
     try:
-        return make_state(COMPLETED, None, earlier.value(), state_name=earlier.state_name)
+        value = earlier.value()
+        if not flow.in_memory:
+            value = Away(earlier.value)
+        return make_state(COMPLETED, None, value, state_name=earlier.state_name)
     except ResultNotKeptError:
         context.open_flow.recorded.lacks_value(flow.key)
         return None  # it runs again, with what it recorded itself
-
-
-def _kept(engine: Engine, state: State[Any]) -> Kept | None:
-    """What is left of the flow's value for a later process."""
-    if not (engine.records and state.is_completed()):
-        return None
-    return keep_inline(state.data, load_settings().result_inline_limit)
 
 
 def _begin(engine: Engine, flow_run: FlowRun, about: FlowRunAbout) -> None:

@@ -33,6 +33,7 @@ from anabranch.execution.functions import (
 from anabranch.execution.names import fill_template
 from anabranch.flow_drivers import iterate_async, iterate_sync, run_async, run_sync
 from anabranch.futures import TaskFuture
+from anabranch.keeping_options import persistence_options
 from anabranch.parameters import Parameters
 from anabranch.resuming import ResumeContext, Resumed, resume_run
 from anabranch.retries import Condition, Delays, retry_policy
@@ -64,6 +65,10 @@ class FlowOptions(TypedDict, total=False):
     timeout_seconds: float | None
     validate_parameters: bool
     log_prints: bool | None
+    persist_result: bool | None
+    result_storage: Any
+    result_serializer: Any
+    cache_result_in_memory: bool
     on_running: Sequence[Hook] | None
     on_completion: Sequence[Hook] | None
     on_failure: Sequence[Hook] | None
@@ -102,6 +107,8 @@ class Flow(Traveller, Generic[P, R]):
             options.get("retry_jitter_factor"),
             options.get("retry_condition_fn"),
         )
+        self.persistence = persistence_options(owner, options)
+        self.in_memory = options.get("cache_result_in_memory", True)
         self._hooks: dict[str, list[Hook]] = {name: list(options.get(name) or ()) for name in HOOKS}
 
     @functools.cached_property
@@ -305,6 +312,8 @@ def flow(fn: Any = None, /, **options: Unpack[FlowOptions]) -> Any:
     function; `task_runner`, an instance, a class or a string such as `"threads?max_workers=16"`;
     `retries`, `retry_delay_seconds`, `retry_jitter_factor`, `retry_condition_fn`,
     `timeout_seconds` and `log_prints` as for tasks; `validate_parameters`, on by default;
+    `persist_result`, `result_storage`, `result_serializer` and `cache_result_in_memory` as for
+    tasks, for the value of the run;
     `on_running`, `on_completion`, `on_failure`, `on_cancellation`, `on_crashed`, lists of
     `(flow, flow_run, state)` hooks.
 

@@ -30,6 +30,7 @@ from anabranch.outcomes import (
     COMPLETED,
     PHASE_STATES,
     SETTLED,
+    Away,
     Outcome,
 )
 from anabranch.runs import TaskRun
@@ -220,7 +221,8 @@ class TaskFuture(Generic[R]):
 
     def _settled_result(self, raise_on_failure: bool = True) -> R:
         if self._phase == COMPLETED:
-            return self._outcome.value  # pyright: ignore[reportOptionalMemberAccess]  # set before the phase
+            value: Any = self._outcome.value  # pyright: ignore[reportOptionalMemberAccess]  # set before the phase
+            return value.load() if type(value) is Away else value
         error = self._exception()
         if not raise_on_failure:
             return error  # pyright: ignore[reportReturnType]  # asked for instead of the value

@@ -6,6 +6,7 @@ Phases are plain integers in the order of a run's life, so that the hot path com
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
@@ -44,6 +45,9 @@ PHASE_STATES: Final[tuple[tuple[str, str], ...]] = (
 )
 
 
+ROLLED_BACK: Final = "RolledBack"
+"""The name of the state of a completed run that its transaction has undone."""
+
 JSON: Final = "json"
 PICKLE: Final = "pickle"
 STORED: Final = "stored"
@@ -64,10 +68,16 @@ class Kept(NamedTuple):
     reason: str | None
 
 
+class Away(NamedTuple):
+    """Stands for a value that is not held in memory; `load()` reads it from where it is kept."""
+
+    load: Callable[[], Any]
+
+
 class Outcome(NamedTuple):
     """What a runner hands back for one attempt; picklable where its value is.
 
-    `value` is the result where `phase` is COMPLETED, else the exception. `started` is in seconds
+    `value` is the result, or an `Away`, where `phase` is COMPLETED, else the exception. `started` is in seconds
     since the epoch, `seconds` the length of the attempt by a monotonic clock. `lost` marks an
     attempt whose worker died under it. `state_name` is set where the task returned a state.
     `traceback` is where the exception came from: each time that it is raised, its own grows.

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from anabranch.errors import CancelledRun, CrashedRun, FailedRun, PendingRun
+from anabranch.outcomes import Away
 
 R = TypeVar("R")
 
@@ -92,12 +93,13 @@ class State(BaseModel, Generic[R]):
         return self.type in FINAL_TYPES
 
     def result(self, raise_on_failure: bool = True) -> R:
-        """The value of a completed run; the exception of another is raised, or returned.
+        """The value of a completed run, read again where it is not held in memory; the exception of
+        another is raised, or returned.
 
         Raises `PendingRun` where the run has not ended.
         """
         if self.type is StateType.COMPLETED:
-            return self.data
+            return self.data.load() if type(self.data) is Away else self.data
         if self.type not in FINAL_TYPES and not isinstance(self.data, BaseException):
             raise PendingRun(self.state_details.task_run_id or "the run", self.name)
         error = self.exception()

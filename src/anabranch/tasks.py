@@ -70,6 +70,8 @@ class TaskOptions(TypedDict, total=False):
     on_running: Sequence[Hook] | None
     on_completion: Sequence[Hook] | None
     on_failure: Sequence[Hook] | None
+    on_commit: Sequence[Hook] | None
+    on_rollback: Sequence[Hook] | None
     cache_policy: CachePolicy | None
     cache_key_fn: CacheKeyFn | None
     cache_expiration: dt.timedelta | float | None
@@ -81,7 +83,7 @@ class TaskOptions(TypedDict, total=False):
     cache_result_in_memory: bool
 
 
-HOOKS = ("on_running", "on_completion", "on_failure")
+HOOKS = ("on_running", "on_completion", "on_failure", "on_commit", "on_rollback")
 
 
 class Task(Traveller, Generic[P, R]):
@@ -314,6 +316,14 @@ class Task(Traveller, Generic[P, R]):
         """Decorator: call `fn(task, run, state)` when a run fails or crashes."""
         return self._add_hook("on_failure", fn)
 
+    def on_commit(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(transaction)` when the transaction of a run commits."""
+        return self._add_hook("on_commit", fn)
+
+    def on_rollback(self, fn: Hook) -> Hook:
+        """Decorator: call `fn(transaction)` when the transaction of a completed run rolls back."""
+        return self._add_hook("on_rollback", fn)
+
     def _add_hook(self, name: str, fn: Hook) -> Hook:
         self._hooks[name].append(fn)
         self.spec = self._make_spec()
@@ -373,9 +383,9 @@ def task(fn: Any = None, /, **options: Unpack[TaskOptions]) -> Any:
     `retry_condition_fn(task, run, state)`; `timeout_seconds` for each attempt; `log_prints`;
     `resources` and `priority` for the task runner; `cache_policy`, such as `INPUTS + TASK_SOURCE`,
     or `cache_key_fn(context, parameters)`, with `cache_expiration` (a timedelta, or seconds) and
-    `refresh_cache`; `persist_result`, `result_storage`, `result_storage_key` and
-    `result_serializer`; `on_running`, `on_completion`, `on_failure`,
-    lists of `(task, run, state)` hooks.
+    `refresh_cache`; `persist_result`, `result_storage`, `result_storage_key`, `result_serializer`
+    and `cache_result_in_memory`; `on_running`, `on_completion`, `on_failure`, lists of
+    `(task, run, state)` hooks; `on_commit` and `on_rollback`, lists of `(transaction)` hooks.
 
     Raises `OptionError` for an option out of its range.
     """

@@ -15,7 +15,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ from anabranch.caching import About, Caches, Caching, Found
 from anabranch.errors import StorageKeyError, TamperedResultError
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Outcome
+from anabranch.outcomes import CANCELLED, CANCELLING, COMPLETED, FAILED, SETTLED, Away, Outcome
 
 if TYPE_CHECKING:
     from anabranch.engine.engine import Engine
@@ -34,6 +35,14 @@ logger = logging.getLogger("anabranch.caching")
 LOOK_SECONDS = (0.02, 0.5)
 """The first and the longest pause between two looks at what another process computes."""
 Run = TaskFuture[Any]
+
+
+def _nothing() -> None:
+    """Stands for the function of no task."""
+
+
+_LOCKS = TaskSpec("transaction", "anabranch:transaction", _nothing)
+"""Whose cache has the locks of transactions."""
 
 
 class Waiting(NamedTuple):
@@ -103,6 +112,30 @@ class CacheDesk:
         """These are not wanted any more."""
         if self._thread is not None:
             self._put(partial(self._drop, frozenset(keys)))
+
+    def put(self, puts: Iterable[Callable[[], None]]) -> None:
+        """Do these, which a transaction has held back, and wait until they are done."""
+        self._do(partial(self._put_all, list(puts)))
+
+    def claim(self, name: str) -> bool:
+        """Whether this engine holds the lock of this name from here on."""
+        return self._do(lambda: self._caches.of(_LOCKS).claim(name))
+
+    def release(self, name: str) -> None:
+        self._do(lambda: self._caches.of(_LOCKS).release(name))
+
+    def _do(self, work: Callable[[], Any]) -> Any:
+        """What the work gives, done on the desk's thread."""
+        future: Future[Any] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._put(job)
+        return future.result()
 
     def close(self, seconds: float) -> None:
         """Keep what has been computed, then stop."""
@@ -228,7 +261,9 @@ class CacheDesk:
         cache = self._caches.of(waiting.call.spec)
         if waiting.refresh:
             return None, cache.claim(key)
-        found = cache.find(key)
+        transaction = waiting.call.scope.transaction
+        held = None if transaction is None else transaction.held(key)
+        found = held or cache.find(key)
         if found is not None or not cache.claim(key):
             return found, False
         try:
@@ -239,9 +274,11 @@ class CacheDesk:
         return found, found is None
 
     def _finish_found(self, call: Call, found: Found) -> None:
-        at = self._engine.clock.time()
+        at, value = self._engine.clock.time(), found.value
+        if not call.spec.in_memory and found.again is not None:
+            value = Away(found.again)
         outcome = Outcome(
-            call.key, call.attempt, COMPLETED, found.value, at, 0.0, None, "Cached", kept=found.kept
+            call.key, call.attempt, COMPLETED, value, at, 0.0, None, "Cached", kept=found.kept
         )
         self._engine.finished([outcome])
 
@@ -254,9 +291,13 @@ class CacheDesk:
         cache = self._caches.of(spec)
         try:
             if outcome is not None and outcome.phase == COMPLETED and outcome.state_name is None:
-                found = Found(outcome.value, outcome.kept)
+                again = outcome.value.load if type(outcome.value) is Away else None
+                found = Found(outcome.value, outcome.kept, again)
                 about = About(spec.key, run.task_run_id, waiting.parts or {})
-                cache.put(key, found, _caching_of(spec).expiration, about)
+                put = partial(cache.put, key, found, _caching_of(spec).expiration, about)
+                transaction = waiting.call.scope.transaction
+                if transaction is None or not transaction.hold(key, found, put):
+                    put()
         except Exception as error:
             logger.warning("The result of %s was not cached: %s", run.name, error)
         try:
@@ -266,6 +307,13 @@ class CacheDesk:
         del self._leading[run._key]
         for follower in self._computing.pop(key).followers:
             self._look(follower)
+
+    def _put_all(self, puts: Sequence[Callable[[], None]]) -> None:
+        for put in puts:
+            try:
+                put()
+            except Exception as error:
+                logger.warning("A result of a transaction was not cached: %s", error)
 
     def _drop(self, keys: frozenset[int]) -> None:
         for computing in self._computing.values():

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from anabranch.execution.calls import Call
-from anabranch.execution.run import run_call
+from anabranch.execution.run import drive_alone, run_call
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
 
 logger = logging.getLogger("anabranch.hooks")
@@ -110,12 +110,10 @@ class CallbackRunner(OpenRunnerBase):
 
 
 def call_user(context: Context, fn: Callable[..., Any], *args: Any) -> Any:
-    """Call a user's function, sync or async, from a thread without a loop."""
+    """Call a user's function, sync or async."""
     result = context.run(fn, *args)
     if inspect.isawaitable(result):
-        import asyncio  # 25 ms that a process without async functions need not spend
-
-        return context.run(asyncio.run, _awaited(result))
+        return context.run(drive_alone, _awaited(result))
     return result
 
 

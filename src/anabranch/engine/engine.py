@@ -46,6 +46,7 @@ from anabranch.events import (
     FlowRunChanged,
     Recorder,
     Subscriber,
+    TaskRunsRolledBack,
 )
 from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
@@ -70,9 +71,11 @@ from anabranch.outcomes import (
     DORMANT,
     FAILED,
     QUEUED,
+    ROLLED_BACK,
     RUNNING,
     SETTLED,
     TIMED_OUT,
+    Away,
     Kept,
     Outcome,
 )
@@ -121,8 +124,8 @@ class Engine:
         self.prefix = prefix or id_prefix()
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
-        self._keep = keep
-        self._cache = None if caches is None else engine_rooms.CacheDesk(self, caches)
+        self.keep = keep
+        self.cache_desk = None if caches is None else engine_rooms.CacheDesk(self, caches)
         self.open_slots: Callable[[], SlotStore] | None = None  # by default of the settings' store
         self._slot_keeper: SlotKeeper | None = None
         self._gate: TagGate | None = None
@@ -187,7 +190,17 @@ class Engine:
                 found = digest or inputs_digest(inputs[0], kwargs)
                 run._digest = open_flow.identity(spec.key, found)
             self._take_plain(submission, run)
-            return [run]
+            runs = [run]
+        else:
+            runs = self._submit_all(submission, inputs, wait_for)
+        if context.transaction is not None:
+            context.transaction.join(runs)
+        return runs
+
+    def _submit_all(
+        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], wait_for: Iterable[Any]
+    ) -> list[Run]:
+        first = submission.scope.first_key
         common = self._common_search(submission, wait_for)
         runs: list[Run] = []
         for start in range(0, len(inputs), CHUNK):
@@ -252,7 +265,8 @@ class Engine:
             key,
             index,
             str(uuid.uuid4()) if mapped else None,
-            self._keep if visible else None,
+            self.keep if visible else None,
+            context.transaction,
         )
         limits = ()
         if scope.tags and self.records and visible:
@@ -368,6 +382,8 @@ class Engine:
                     with self._lock:
                         self._tracker.dormant(run, {} if search is None else search.blockers)
                     continue
+                if not submission.spec.in_memory:
+                    value = Away(call.value)
                 run._outcome = Outcome(
                     run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
                 )
@@ -605,8 +621,8 @@ class Engine:
             self.finished([_broken(run, error, self.clock.time())])
             return []
         call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
-        if submission.spec.caching is not None and self._cache is not None:
-            self._cache.look(run, call)
+        if submission.spec.caching is not None and self.cache_desk is not None:
+            self.cache_desk.look(run, call)
             return []
         return [call]
 
@@ -638,8 +654,8 @@ class Engine:
             keys.setdefault(_shared(run).runner, []).append(run._key)
         for runner, its_keys in keys.items():
             runner.cancel(its_keys)
-            if self._cache is not None:
-                self._cache.cancel(its_keys)
+            if self.cache_desk is not None:
+                self.cache_desk.cancel(its_keys)
 
     # -- what futures ask ---------------------------------------------------------------------------
 
@@ -763,6 +779,16 @@ class Engine:
         if recorder is not None and self.broadcast.flush(60.0):
             assert open_flow.flow_run is not None  # it has attempts
             open_flow.begin_attempt(recorder.recorded(open_flow.flow_run))
+
+    def rolled_back(self, runs: Sequence[Run]) -> None:
+        """Completed runs count as undone from here on, in a later process too."""
+        if not runs:
+            return
+        self.broadcast.record(TaskRunsRolledBack(runs, self.clock.time()))
+        self.broadcast.flush(60.0)  # before it looks at the outcomes for the last time
+        for run in runs:
+            if run._outcome is not None:
+                run._outcome = run._outcome._replace(state_name=ROLLED_BACK)
 
     def recorded(self, runs: Sequence[Run], error: Exception | None) -> None:
         """In strict durability: these were kept, or could not be."""
@@ -957,8 +983,8 @@ class Engine:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
-        if self._cache is not None:
-            self._cache.close(self.grace + 1)
+        if self.cache_desk is not None:
+            self.cache_desk.close(self.grace + 1)
         if self._slot_keeper is not None:
             self._slot_keeper.close(self.grace + 1)
         self.broadcast.close()

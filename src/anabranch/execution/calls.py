@@ -7,27 +7,39 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from anabranch.caching import Caching
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
 from anabranch.execution.names import default_name, name_for_call
 from anabranch.hashing import source_digest
-from anabranch.outcomes import Kept
+from anabranch.outcomes import STORED, Away, Kept
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
 Hook = Callable[..., Any]
-Keep = Callable[[Any, "Call"], Kept]
-"""Makes what is left of a call's value for a later process."""
+
+
+class Keep(Protocol):
+    """Makes what is left of a call's value for a later process."""
+
+    def __call__(self, value: Any, call: Call, /) -> Kept: ...
+
+    def away(self, kept: Kept, persistence: Any, /) -> Away:
+        """What stands for a value that was stored."""
+        ...
+
+    def keep_flow(self, value: Any, persistence: Any, key: str, inline: bool, /) -> Kept:
+        """The same of a flow run's value; `inline` where it may stay in memory."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TaskSpec:
     """A task's definition: the function, and its options in the form that the engine uses.
 
-    `timeout` is in seconds. `hooks` holds, for each of `"on_running"`, `"on_completion"` and
-    `"on_failure"` that has any, its functions.
+    `timeout` is in seconds. `hooks` holds, for each of `"on_running"`, `"on_completion"`,
+    `"on_failure"`, `"on_commit"` and `"on_rollback"` that has any, its functions.
     """
 
     name: str
@@ -78,15 +90,16 @@ class TaskSpec:
         """What a worker needs of it, with the function by its name where that can be imported."""
         name = importable_name(self.fn)
         fn = None if name else self.fn
-        return (self.name, self.key, name, fn, self.kind, self.tags, self.persistence)
+        persists = self.persistence, self.in_memory
+        return (self.name, self.key, name, fn, self.kind, self.tags, *persists)
 
     @classmethod
     def on_worker(cls, sent: tuple[Any, ...]) -> TaskSpec:
         """The other end of `for_worker`."""
-        name, key, function_name, fn, kind, tags, persistence = sent
+        name, key, function_name, fn, kind, tags, persistence, in_memory = sent
         if function_name is not None:
             fn = function_by_name(*function_name)
-        return cls(name, key, fn, kind, tags, persistence=persistence)
+        return cls(name, key, fn, kind, tags, persistence=persistence, in_memory=in_memory)
 
 
 def source_of(fn: Callable[..., Any]) -> bytes:
@@ -104,6 +117,7 @@ class Scope:
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
     call's key into its id and number. `keep` makes what is left of a result for a later process.
+    `transaction` is what the runs have joined; it does not travel either.
     """
 
     engine: Any
@@ -117,12 +131,13 @@ class Scope:
     first_index: int
     map_id: str | None = None
     keep: Keep | None = None
+    transaction: Any = None
 
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)
 
     def for_worker(self) -> tuple[Any, ...]:
-        """What a worker needs of it: all but the first two."""
+        """What a worker needs of it: all but the first two and the last."""
         run = self.flow_run
         return (
             None if run is None else run.without_parameters(),
@@ -161,6 +176,15 @@ class Call(NamedTuple):
     @property
     def run_name(self) -> str:
         return self.name or self.scope.default_name(self.spec.name, self.key)
+
+    def kept(self, value: Any) -> tuple[Any, Kept | None]:
+        """The value as the run is to hold it, and what is left of it for a later process."""
+        if self.scope.keep is None:
+            return value, None
+        kept = self.scope.keep(value, self)
+        if not self.spec.in_memory and kept.form == STORED:
+            value = self.scope.keep.away(kept, self.spec.persistence)
+        return value, kept
 
     def task_run(self) -> TaskRun:
         """The record of the run that this is an attempt of."""

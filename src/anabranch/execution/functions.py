@@ -58,14 +58,14 @@ def function_entrypoint(fn: Callable[..., Any]) -> str | None:
     loaded = sys.modules.get(module)
     path = getattr(loaded, "__file__", None)
     spec = getattr(loaded, "__spec__", None)
-    if module != "__main__" and spec is not None and not _is_loaded_by_path(module, path):
+    if module != "__main__" and spec is not None and not is_loaded_by_path(module, path):
         return f"{module}:{qualname}"
     if module == "__main__" and spec is not None:  # run with `python -m`
         return f"{spec.name}:{qualname}"
     return None if path is None else f"{os.path.abspath(path)}:{qualname}"
 
 
-def _is_loaded_by_path(module: str, path: str | None) -> bool:
+def is_loaded_by_path(module: str, path: str | None) -> bool:
     """Whether a module was loaded from a file that its name does not lead to from elsewhere."""
     if path is None or "." in module:
         return False

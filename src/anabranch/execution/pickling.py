@@ -10,7 +10,7 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
@@ -67,7 +67,8 @@ def _by_value(value: Any) -> bytes:
 
 
 class ByValuePickler(cloudpickle.Pickler):
-    """Cloudpickle, with what it does not know: our futures, and functions behind their task."""
+    """Cloudpickle, with what it does not know: our futures, functions behind their task, and where a
+    class stands in its module."""
 
     def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # untyped there
         if isinstance(obj, TaskFuture):
@@ -76,7 +77,13 @@ class ByValuePickler(cloudpickle.Pickler):
             name = importable_name(obj)
             if name is not None and find_by_name(*name) is not obj:  # it stands behind its task
                 return function_by_name, name
-        return super().reducer_override(obj)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped there
+        reduced = cast(Any, super()).reducer_override(obj)  # untyped there
+        if isinstance(obj, type) and isinstance(reduced, tuple):
+            parts = cast(tuple[Any, ...], reduced)
+            if len(parts) == 6:  # a class by value
+                make, args, (state, slots), *rest = parts
+                return make, args, ({**state, "__qualname__": obj.__qualname__}, slots), *rest
+        return cast(Any, reduced)
 
 
 def future_at(prefix: int, key: int) -> TaskFuture[Any]:

@@ -16,6 +16,12 @@ import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from anabranch.errors import UnserializableResult
 from anabranch.execution.pickling import PROTOCOL, ByValuePickler, offender
+from anabranch.execution.script_classes import (
+    class_of_main,
+    class_of_script,
+    fill_class,
+    place_in_script,
+)
 from anabranch.futures import TaskFuture
 
 
@@ -98,6 +104,8 @@ class _Plain(pickle.Pickler):
     limit: int
 
     def reducer_override(self, obj: Any, /) -> Any:
+        if isinstance(obj, type):
+            return _by_script(obj) or NotImplemented  # those of the main module go by value
         _look_at(obj, self.limit)
         return NotImplemented
 
@@ -114,8 +122,26 @@ class _ByValue(ByValuePickler):
         self._limit = limit
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type):
+            return _by_script(obj) or _by_main(obj, super().reducer_override(obj))
         _look_at(obj, self._limit)
         return super().reducer_override(obj)
+
+
+def _by_script(cls: type[Any]) -> tuple[Any, ...] | None:
+    """How a class of a script is pickled where that was loaded as a module; None for any other."""
+    place = None if cls.__module__ == "__main__" else place_in_script(cls)
+    return None if place is None else (class_of_script, (*place, cls.__module__))
+
+
+def _by_main(cls: type[Any], reduced: Any) -> Any:
+    """Cloudpickle's way for a class that goes by value, which a process that has the script need
+    not go."""
+    place = place_in_script(cls) if cls.__module__ == "__main__" else None
+    if place is None or reduced is NotImplemented:
+        return reduced
+    make, args, state, _, _, fill = reduced
+    return class_of_main, (*place, make, args), (fill, state), None, None, fill_class
 
 
 def _look_at(thing: Any, limit: int) -> None:

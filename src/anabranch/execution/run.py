@@ -115,7 +115,7 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
         value = value.result()
     seconds = perf_counter() - clock
     if not isinstance(value, State):
-        kept = None if call.scope.keep is None else call.scope.keep(value, call)
+        value, kept = call.kept(value)
         return Outcome(
             call.key,
             call.attempt,
@@ -131,14 +131,14 @@ def _other(call: Call, value: Any, started: float, clock: float) -> Outcome:
         )
     state: State[Any] = value  # pyright: ignore[reportUnknownVariableType]  # a state of any result
     phase = _STATE_PHASES.get(state.type, FAILED)
-    kept = None
+    data, kept = state.data, None
     if phase == COMPLETED and call.scope.keep is not None:
-        kept = call.scope.keep(state.data, call)
+        data, kept = call.kept(state.result())
     return Outcome(
         call.key,
         call.attempt,
         phase,
-        state.data,
+        data,
         started,
         seconds,
         state.message,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from anabranch.errors import UnserializableResult
 from anabranch.execution.calls import Call
 from anabranch.failpoints import RESULT_STORED, failpoint
-from anabranch.outcomes import NOT_KEPT, Kept
+from anabranch.outcomes import NOT_KEPT, Away, Kept
 from anabranch.results.kept import keep_inline
 from anabranch.results.persistence import Persistence, keep_persistent
 
@@ -26,11 +28,26 @@ class Keeper:
         persistence: Persistence | None = call.spec.persistence
         if persistence is None:
             return keep_inline(value, self.limit)
-        return self.persist(value, persistence, self._key(call, persistence))
+        key = self._key(call, persistence)
+        return self.persist(value, persistence, key, call.spec.in_memory)
 
-    def persist(self, value: Any, persistence: Persistence, key: str) -> Kept:
-        """Keep a value that is wanted kept; inline only where nobody says where or how."""
-        if persistence == Persistence():
+    def away(self, kept: Kept, persistence: Persistence | None) -> Away:
+        """What stands for a value that was stored, and reads it again."""
+        assert kept.data is not None  # it says where the value is
+        key: str = json.loads(kept.data)["key"]
+        return Away(partial(_read, persistence or Persistence(), self.secret, key))
+
+    def keep_flow(
+        self, value: Any, persistence: Persistence | None, key: str, inline: bool
+    ) -> Kept:
+        """Keep the value of a flow run, whose id is the key; as `__call__`."""
+        if persistence is None:
+            return keep_inline(value, self.limit)
+        return self.persist(value, persistence, key, inline)
+
+    def persist(self, value: Any, persistence: Persistence, key: str, inline: bool = True) -> Kept:
+        """Keep a value that is wanted kept; `inline` only where nobody says where or how."""
+        if inline and persistence == Persistence():
             kept = keep_inline(value, self.limit)
             if kept.form != NOT_KEPT:
                 return kept
@@ -49,3 +66,7 @@ class Keeper:
             assert template is not None  # there is one
             return template
         return run.id
+
+
+def _read(persistence: Persistence, secret: bytes, key: str) -> Any:
+    return persistence.store(secret).read(key).value

@@ -11,6 +11,7 @@ import importlib
 import os
 import re
 import secrets
+import time
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import quote, unquote
@@ -22,6 +23,9 @@ from anabranch.errors import (
     UnknownStorageError,
 )
 
+DRAFT_SECONDS = 24 * 3600.0
+"""How old a draft is before it counts as left behind."""
+_DRAFT = re.compile(r"\.[0-9a-f]{32}")
 LONGEST_NAME = 200
 """Characters of an object's name; file systems take 255 bytes."""
 _SHORTENED = re.compile(r"[\w.%-]{1,160}~[0-9a-f]{32}", re.ASCII)
@@ -96,6 +100,7 @@ class LocalStorage:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(os.path.realpath(Path(folder).expanduser()))
+        self._swept = False  # whether this writer has looked for old drafts
 
     def __repr__(self) -> str:
         return f"LocalStorage({str(self.folder)!r})"
@@ -105,6 +110,9 @@ class LocalStorage:
         draft = self.folder / f".{secrets.token_hex(16)}"
         with contextlib.suppress(FileExistsError):
             self.folder.mkdir(mode=0o700, parents=True)
+        if not self._swept:
+            self._swept = True
+            self._sweep()
         try:
             file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with open(file, "wb", buffering=0) as raw:
@@ -150,6 +158,16 @@ class LocalStorage:
 
     def _path(self, key: str) -> Path:
         return self.folder / object_name(key)
+
+    def _sweep(self) -> None:
+        """Remove what a writer that was killed has left: drafts of more than a day ago."""
+        before = time.time() - DRAFT_SECONDS
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                if _DRAFT.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                    with contextlib.suppress(OSError):  # another has removed it meanwhile
+                        if entry.stat(follow_symlinks=False).st_mtime < before:
+                            os.unlink(entry.path)
 
 
 def _write_all(file: int, data: bytes) -> None:

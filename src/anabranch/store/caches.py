@@ -9,13 +9,14 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from anabranch.cache_policies import NO_CACHE
 from anabranch.caching import About, Cache, Caching, Found
 from anabranch.errors import MissingResultError, UnreadableResultError
 from anabranch.execution.calls import TaskSpec
-from anabranch.outcomes import NOT_KEPT, Kept
+from anabranch.outcomes import NOT_KEPT, STORED, Kept
 from anabranch.results.keeper import Keeper
 from anabranch.results.persistence import Persistence, recover
 from anabranch.results.result_store import ResultStore
@@ -123,7 +124,8 @@ class StoreCache:
         data = verify(self._secret, _bound(key, form), bytes(data or b""), self.database.url)
         kept = Kept(form, data, size, preview, None)
         try:
-            return Found(self._keeping.recover(kept), kept)
+            again = partial(self._keeping.recover, kept) if form == STORED else None
+            return Found(self._keeping.recover(kept), kept, again)
         except (UnreadableResultError, MissingResultError):  # moved, or removed: compute it again
             return None
 
@@ -206,13 +208,17 @@ class RecordCache:
             record = self._records.read(key)
         except (MissingResultError, UnreadableResultError):
             return None
-        return Found(record.value)
+        return Found(record.value, again=partial(self._value, key))
+
+    def _value(self, key: str) -> Any:
+        return self._records.read(key).value
 
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
         expiration = None
         if seconds is not None:
             expiration = dt.datetime.fromtimestamp(self._now() + seconds, dt.UTC)
-        self._records.write(key, found.value, expiration)
+        value = found.value if found.again is None else found.again()
+        self._records.write(key, value, expiration)
 
 
 class ManagedLocks:

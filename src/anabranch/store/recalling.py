@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from anabranch.errors import ResultNotKeptError, TamperedResultError
-from anabranch.outcomes import COMPLETED, JSON, NOT_KEPT, PICKLE, Kept
+from anabranch.outcomes import COMPLETED, JSON, NOT_KEPT, PICKLE, ROLLED_BACK, Kept
 from anabranch.recorded import CallKey, Recorded, RecordedCall
 from anabranch.results.persistence import recover
 from anabranch.results.signing import verify
@@ -60,7 +60,7 @@ def _task_runs(
                 _run_id(prefix, number),
                 name,
                 bytes(source),
-                phase == COMPLETED,
+                phase == COMPLETED and state != ROLLED_BACK,
                 started or 0.0,
                 (ended or 0.0) - (started or 0.0),
                 attempt,

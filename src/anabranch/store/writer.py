@@ -28,6 +28,7 @@ from anabranch.events import (
     FlowRunChanged,
     LogWritten,
     TaskRunChanged,
+    TaskRunsRolledBack,
     TaskRunsSubmitted,
 )
 from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
@@ -37,6 +38,7 @@ from anabranch.outcomes import (
     JSON,
     PHASE_STATES,
     PICKLE,
+    ROLLED_BACK,
     RUNNING,
     SETTLED,
     WAITING,
@@ -119,6 +121,7 @@ class StoreWriter:
         self._takers: dict[type, Callable[[Any], None]] = {
             TaskRunsSubmitted: self._submitted,
             TaskRunChanged: self._changed,
+            TaskRunsRolledBack: self._rolled_back,
             FlowRunBegan: self._began,
             FlowRunChanged: self._flow_changed,
             LogWritten: self._logged,
@@ -289,6 +292,15 @@ class StoreWriter:
             (flow_run, self._row_of(event.run), event.at, *PHASE_STATES[event.phase], message,
              attempt)
         )  # fmt: skip  # as it stands in the table
+
+    def _rolled_back(self, event: TaskRunsRolledBack) -> None:
+        for run in event.runs:
+            shared: Any = run._shared
+            flow_run, row = self._place_of(shared)[0], self._row_of(run)
+            self._batch.rolled_back.append(row)
+            self._batch.transitions.append(
+                (flow_run, row, event.at, "COMPLETED", ROLLED_BACK, None, run._attempt)
+            )
 
     def _sample(self) -> None:
         """Rows for what runs or waits for a while: of short runs, nobody sees that they did."""
@@ -521,6 +533,7 @@ class Batch:
         self.logs: list[Row] = []
         self.artifacts: dict[str, Row] = {}
         self.artifact_changes: dict[str, Row] = {}
+        self.rolled_back: list[int] = []
         self.replaced: list[tuple[int, int]] = []
 
     def empty(self) -> bool:
@@ -552,6 +565,10 @@ class Batch:
             shared = (flow_run, task, COMPLETED, 1, JSON)
             transaction.insert_alike(rows.COMPLETED_RUN, shared, values)
         failpoint(MID_BATCH)
+        for row in self.rolled_back:
+            transaction.changed(
+                "UPDATE task_run SET state_name = ? WHERE id = ?", (ROLLED_BACK, row)
+            )
         for change in self.flow_changes:
             transaction.changed(
                 "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "

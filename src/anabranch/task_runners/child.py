@@ -40,7 +40,16 @@ class Definitions:
         return known[0], known[2]
 
 
-_SPEC_NAMES = ("name", "key", "function name", "function", "kind", "tags", "persistence")
+_SPEC_NAMES = (
+    "name",
+    "key",
+    "function name",
+    "function",
+    "kind",
+    "tags",
+    "persistence",
+    "in memory",
+)
 
 
 class Begun(NamedTuple):

@@ -50,6 +50,7 @@ class ForkServer:
                 "path": sys.path,
                 "environ": dict(os.environ),
                 "cwd": os.getcwd(),
+                "main": getattr(sys.modules.get("__main__"), "__file__", None),
                 "levels": logger_levels(),
                 "preload": preload,
             }
@@ -155,7 +156,10 @@ def _become_like(hello: Mapping[str, Any]) -> None:
     os.environ.update(hello["environ"])
     os.chdir(hello["cwd"])
     importlib.import_module(hello["preload"])
-    sys.modules["__main__"] = ModuleType("__main__")
+    main = sys.modules["__main__"] = ModuleType("__main__")
+    main.__file__ = hello[
+        "main"
+    ]  # whose names are those of the script, though it does not run here
 
 
 def _answer(
