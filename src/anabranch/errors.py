@@ -659,6 +659,8 @@ class ConcurrencySlotTimeoutError(AnabranchError, TimeoutError):
             f"{occupy} of the slots of {told} could not be had within {seconds:g} seconds. Give it a "
             "longer timeout_seconds, or see with `anabranch limits ls` what is in use."
         )
+
+
 class TransactionError(AnabranchError, ValueError):
     """A transaction was asked for something that it does not have, or cannot do now."""
 

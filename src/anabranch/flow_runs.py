@@ -169,6 +169,8 @@ def still_ours(engine: Engine, state: State[Any]) -> State[Any]:
     if engine.taken_over is None:
         return state
     return Crashed(message=engine.taken_over, data=CrashedRun(engine.taken_over))
+
+
 def _kept(
     flow: Flow[..., Any], engine: Engine, open_flow: OpenFlow, state: State[Any]
 ) -> Generator[Step, Any, tuple[State[Any], Kept | None]]:

@@ -114,5 +114,5 @@ def _special(value: Any) -> bytes | None:
         return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
     if isinstance(value, Annotation):
         name = type(value).__name__.encode()  # pyright: ignore[reportUnknownArgumentType]  # of any value
-        return name + digest(value.unwrap(), _special)  # pyright: ignore[reportUnknownMemberType]  # as above
+        return name + digest(value.unwrap(), _special)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
     return None

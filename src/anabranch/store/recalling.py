@@ -101,7 +101,7 @@ def _value(database: Database, secret: bytes, table: str, row: int, key: str) ->
     """The recorded value; raises `ResultNotKeptError`, and `TamperedResultError`."""
     found = database.read(f"SELECT form, result, preview FROM {table} WHERE id = ?", (row,))
     form, data, preview = found[0] if found else (None, None, None)
-    if form is None or form == NOT_KEPT:
+    if form is None or form == NOT_KEPT or data is None:
         raise ResultNotKeptError((preview or "").removeprefix("not kept: ") or "it has none")
     data = bytes(data)
     if form == PICKLE:

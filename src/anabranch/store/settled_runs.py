@@ -64,7 +64,7 @@ class Basket:
         shared: Any = None
         parent: str | None = None
         offset = 0
-        add: Callable[[Sequence[Any]], object] = [].extend
+        add: Callable[[Sequence[Any]], object] = list[Any]().extend
         with self._taking:
             settled = self._settled
             for run in runs:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from anabranch.engine.engine import Engine
-from anabranch.events import Event, TaskRunChanged, TaskRunsSubmitted
+from anabranch.events import Event, FlowRunChanged, TaskRunChanged, TaskRunsSubmitted
 from anabranch.futures import FutureList, TaskFuture
 from anabranch.outcomes import (
     CANCELLED,
@@ -57,7 +57,7 @@ class Recorder:
                 self.told.append(f"submitted {len(event.runs)}")
             elif isinstance(event, TaskRunChanged):
                 self._changed(event)
-            else:
+            elif isinstance(event, FlowRunChanged):
                 self.told.append(f"flow {event.state.name}")
 
     def close(self) -> None:
