@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextvars import Context, copy_context
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -16,6 +17,7 @@ from typing import (
     overload,
 )
 
+from anabranch import late
 from anabranch.context import current, current_context
 from anabranch.direct_calls import refuse_other_loops
 from anabranch.engine.engine import Engine
@@ -35,12 +37,14 @@ from anabranch.flow_drivers import iterate_async, iterate_sync, run_async, run_s
 from anabranch.futures import TaskFuture
 from anabranch.keeping_options import persistence_options
 from anabranch.parameters import Parameters
-from anabranch.resuming import ResumeContext, Resumed, resume_run
 from anabranch.retries import Condition, Delays, retry_policy
 from anabranch.runs import FlowRun, run_name
 from anabranch.states import State
 from anabranch.task_runners import TaskRunner, task_runner
 from anabranch.tasks import checked_timeout
+
+if TYPE_CHECKING:
+    from anabranch.resuming import Resumed
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -225,7 +229,7 @@ class Flow(Traveller, Generic[P, R]):
         not recorded. Raises `UnknownRunError`, `AmbiguousRunError`, `AlreadyCompletedError`, `StillOwnedError`,
         `OtherFlowError`, `NotResumableError` and `TamperedResultError`.
         """
-        resume = functools.partial(resume_run, self, run_id, parameters or {})
+        resume = functools.partial(late.resume_run, self, run_id, parameters or {})
         if self.kind in (ASYNC, ASYNC_GENERATOR):
             return self._resume_async(resume, return_state)
         resumed = resume()
@@ -296,7 +300,7 @@ class Flow(Traveller, Generic[P, R]):
 def _inside(resumed: Resumed) -> Context:
     """Where a recorded run goes on."""
     inside = copy_context()
-    inside.run(current.set, ResumeContext(resumed, current_context()))
+    inside.run(current.set, late.ResumeContext(resumed, current_context()))
     return inside
 
 

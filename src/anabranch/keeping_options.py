@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from anabranch import late
 from anabranch.cache_policies import (
     DEFAULT,
     CacheKeyFnPolicy,
@@ -17,9 +18,6 @@ from anabranch.cache_policies import (
 )
 from anabranch.caching import Caching
 from anabranch.errors import OptionError
-from anabranch.results.persistence import Persistence
-from anabranch.results.storages import storage
-from anabranch.serializers import serializer
 
 _KEEPING = ("result_storage", "result_storage_key", "result_serializer")
 
@@ -54,7 +52,7 @@ def caching_options(
     if fn is not None:
         _refuse_unknown(owner, policy, fn)
     if policy.key_storage is not None:
-        storage(policy.key_storage)
+        late.storage(policy.key_storage)
     for method in ("acquire_lock", "release_lock"):
         manager = policy.lock_manager
         if manager is not None and not callable(getattr(manager, method, None)):
@@ -90,7 +88,7 @@ def _seconds(owner: str, given: Any) -> float | None:
     return float(given)
 
 
-def persistence_options(owner: str, options: Mapping[str, Any]) -> Persistence | None:
+def persistence_options(owner: str, options: Mapping[str, Any]) -> late.Persistence | None:
     """How results that are wanted kept are kept; None where they are kept only if they are small.
 
     Raises `OptionError`, and what a storage or serializer says of itself.
@@ -112,7 +110,7 @@ def persistence_options(owner: str, options: Mapping[str, Any]) -> Persistence |
             )
         return None
     if "result_storage" in given:
-        storage(given["result_storage"])
+        late.storage(given["result_storage"])
     if "result_serializer" in given:
-        serializer(given["result_serializer"])
-    return Persistence(**given)
+        late.serializer(given["result_serializer"])
+    return late.Persistence(**given)

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from anabranch import late
+from anabranch.caching import Caches
 from anabranch.clock import Clock
 from anabranch.context import RunContext
 from anabranch.engine.engine import Engine
@@ -17,7 +19,6 @@ from anabranch.results.keeper import Keeper
 from anabranch.results.signing import load_secret
 from anabranch.runs import id_prefix
 from anabranch.settings import Settings
-from anabranch.store.caches import StoreCaches
 from anabranch.store.log_handler import logs_stored
 from anabranch.store.opening import open_store
 from anabranch.store.writer import Settle, StoreWriter
@@ -40,11 +41,11 @@ def recording_engine(
         prefix, writer = resumed.prefix, resumed.writer
     else:
         writer = _opened_writer(settings, prefix)
-    keep = caches = None
+    keep = make_caches = None
     if writer is not None:
         keep = Keeper(settings.result_inline_limit, writer.secret)
-        caches = StoreCaches(writer.database, writer.secret, writer.session, keep, clock.time)
-    engine = Engine(clock, subscribers, settings.cancel_grace, writer, prefix, keep, caches)
+        make_caches = partial(_caches, writer, keep, clock)
+    engine = Engine(clock, subscribers, settings.cancel_grace, writer, prefix, keep, make_caches)
     with ExitStack() as lifetimes:
         if writer is not None:
             writer.settle = partial(_settle, engine)
@@ -78,6 +79,10 @@ def _slots(writer: StoreWriter) -> SlotStore:
     from anabranch.store.slots import StoreSlots  # only where slots of limits are asked for
 
     return StoreSlots(writer.database.another())
+
+
+def _caches(writer: StoreWriter, keep: Keeper, clock: Clock) -> Caches:
+    return late.StoreCaches(writer.database, writer.secret, writer.session, keep, clock.time)
 
 
 def _settle(engine: Engine, told: Settle) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import (
+    TYPE_CHECKING,
     Any,
     Concatenate,
     Generic,
@@ -17,7 +18,7 @@ from typing import (
     overload,
 )
 
-from anabranch import direct_calls
+from anabranch import direct_calls, late
 from anabranch.annotations import Annotation, unmapped
 from anabranch.cache_policies import CacheKeyFn, CachePolicy
 from anabranch.context import RunContext, current_context
@@ -37,13 +38,15 @@ from anabranch.execution.functions import (
     function_key,
     function_kind,
 )
-from anabranch.explaining import CacheExplanation, explain
 from anabranch.futures import FutureList, TaskFuture, sources_of
 from anabranch.identities import inputs_digest
 from anabranch.keeping_options import caching_options, persistence_options
 from anabranch.mapping import is_mapped_over
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
+
+if TYPE_CHECKING:
+    from anabranch.explaining import CacheExplanation
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -300,7 +303,7 @@ class Task(Traveller, Generic[P, R]):
     def explain_cache(self, *args: Any, **kwargs: Any) -> CacheExplanation:
         """Whether this call would find its result, under which key, made of what; runs nothing."""
         self.parameters.check(args, kwargs)
-        return explain(current_context(), self.spec, args, kwargs)
+        return late.explain(current_context(), self.spec, args, kwargs)
 
     # -- hooks ------------------------------------------------------------------------------------
 

@@ -87,6 +87,7 @@ from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
 from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
+    from anabranch.engine.cache_desk import CacheDesk
     from anabranch.engine.slot_keeper import Answered, SlotKeeper, Ticket
     from anabranch.engine.tag_gate import TagGate
 
@@ -104,7 +105,7 @@ class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
     `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, with what
-    `keep` leaves of a result, and `caches` have results that are there already; `prefix` begins the
+    `keep` leaves of a result, and `make_caches` gives what has results that are there already; `prefix` begins the
     ids of the runs. Implements `futures.Home` for its futures and `task_runners.base.Inbox` for its
     runners.
     """
@@ -117,7 +118,7 @@ class Engine:
         record: Recorder | None = None,
         prefix: int | None = None,
         keep: Keep | None = None,
-        caches: Caches | None = None,
+        make_caches: Callable[[], Caches] | None = None,
     ) -> None:
         self.clock = clock
         self.grace = grace
@@ -125,7 +126,8 @@ class Engine:
         self.callbacks = Callbacks()
         self.broadcast = Broadcast(subscribers, record)
         self.keep = keep
-        self.cache_desk = None if caches is None else engine_rooms.CacheDesk(self, caches)
+        self._make_caches = make_caches
+        self._cache_desk: CacheDesk | None = None
         self.open_slots: Callable[[], SlotStore] | None = None  # by default of the settings' store
         self._slot_keeper: SlotKeeper | None = None
         self._gate: TagGate | None = None
@@ -621,10 +623,20 @@ class Engine:
             self.finished([_broken(run, error, self.clock.time())])
             return []
         call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
-        if submission.spec.caching is not None and self.cache_desk is not None:
-            self.cache_desk.look(run, call)
+        desk = None if submission.spec.caching is None else self.cache_desk
+        if desk is not None:
+            desk.look(run, call)
             return []
         return [call]
+
+    @property
+    def cache_desk(self) -> CacheDesk | None:
+        """Who looks for results that are there already; None where nothing is recorded."""
+        if self._cache_desk is None and self._make_caches is not None:
+            with self._making:
+                if self._cache_desk is None:
+                    self._cache_desk = engine_rooms.CacheDesk(self, self._make_caches())
+        return self._cache_desk
 
     def launch(self, call: Call) -> None:
         """Hand a prepared call to its runner, unless it is not wanted any more."""
@@ -654,8 +666,8 @@ class Engine:
             keys.setdefault(_shared(run).runner, []).append(run._key)
         for runner, its_keys in keys.items():
             runner.cancel(its_keys)
-            if self.cache_desk is not None:
-                self.cache_desk.cancel(its_keys)
+            if self._cache_desk is not None:
+                self._cache_desk.cancel(its_keys)
 
     # -- what futures ask ---------------------------------------------------------------------------
 
@@ -983,8 +995,8 @@ class Engine:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
-        if self.cache_desk is not None:
-            self.cache_desk.close(self.grace + 1)
+        if self._cache_desk is not None:
+            self._cache_desk.close(self.grace + 1)
         if self._slot_keeper is not None:
             self._slot_keeper.close(self.grace + 1)
         self.broadcast.close()

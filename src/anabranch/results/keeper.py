@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from anabranch import late
 from anabranch.errors import UnserializableResult
 from anabranch.execution.calls import Call
 from anabranch.failpoints import RESULT_STORED, failpoint
 from anabranch.outcomes import NOT_KEPT, Away, Kept
 from anabranch.results.kept import keep_inline
-from anabranch.results.persistence import Persistence, keep_persistent
+
+if TYPE_CHECKING:
+    from anabranch.results.persistence import Persistence
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class Keeper:
         """What stands for a value that was stored, and reads it again."""
         assert kept.data is not None  # it says where the value is
         key: str = json.loads(kept.data)["key"]
-        return Away(partial(_read, persistence or Persistence(), self.secret, key))
+        return Away(partial(_read, persistence or late.Persistence(), self.secret, key))
 
     def keep_flow(
         self, value: Any, persistence: Persistence | None, key: str, inline: bool
@@ -47,13 +50,13 @@ class Keeper:
 
     def persist(self, value: Any, persistence: Persistence, key: str, inline: bool = True) -> Kept:
         """Keep a value that is wanted kept; `inline` only where nobody says where or how."""
-        if inline and persistence == Persistence():
+        if inline and persistence == late.Persistence():
             kept = keep_inline(value, self.limit)
             if kept.form != NOT_KEPT:
                 return kept
             if kept.reason is not None and kept.reason.startswith("cannot"):
                 raise UnserializableResult("The result", "pickle", "result", kept.reason)
-        stored = keep_persistent(value, key, persistence, self.secret)
+        stored = late.keep_persistent(value, key, persistence, self.secret)
         failpoint(RESULT_STORED)
         return stored
 

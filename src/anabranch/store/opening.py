@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anabranch import late
 from anabranch.errors import StoreUrlError
 from anabranch.store.database import Database, shown_url
-from anabranch.store.postgres import PostgresDatabase
 from anabranch.store.sqlite import SqliteDatabase, open_sqlite
 
 FILE = "anabranch.db"
@@ -29,7 +29,7 @@ def open_store(url: str | None, home: Path, durable: bool = False) -> Database:
         return open_sqlite(home / FILE, durable)
     scheme, _, rest = url.partition("://")
     if scheme in POSTGRES:
-        return PostgresDatabase(f"postgresql://{rest}", durable)
+        return late.PostgresDatabase(f"postgresql://{rest}", durable)
     if scheme != "sqlite":
         raise StoreUrlError(shown_url(url), "it begins with no kind of store")
     if not rest.startswith("/"):

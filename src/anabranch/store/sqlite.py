@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import logging
 import os
 import sqlite3
@@ -13,6 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from anabranch import late
 from anabranch.errors import (
     ConflictError,
     CorruptStoreError,
@@ -23,7 +23,6 @@ from anabranch.errors import (
     StoreError,
 )
 from anabranch.store.database import Insert, Row, chunked, chunked_alike, insert_sql
-from anabranch.store.migrating import migrate
 from anabranch.store.versions import is_current
 
 logger = logging.getLogger("anabranch.store")
@@ -71,7 +70,7 @@ class SqliteDatabase:
                         self._make_tables(connection)
                     return connection
                 connection.close()
-                migrate(self.url)
+                late.migrate(self.url)
             except BaseException as error:
                 connection.close()
                 if not _is_busy(error) or time.monotonic() >= until:
@@ -100,7 +99,7 @@ class SqliteDatabase:
         connection.execute(f"PRAGMA synchronous={level}")
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
-        script = importlib.resources.files(__package__ or "").joinpath("schema.sql").read_text()
+        script = Path(__file__).with_name("schema.sql").read_text(encoding="utf-8")
         connection.execute("BEGIN IMMEDIATE")
         try:
             if not connection.execute("PRAGMA schema_version").fetchone()[0]:

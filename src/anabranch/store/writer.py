@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from anabranch import late
 from anabranch.errors import (
     FullStoreError,
     LockedStoreError,
@@ -51,7 +52,6 @@ from anabranch.results.signing import sign
 from anabranch.runs import FlowRun
 from anabranch.store import rows
 from anabranch.store.database import Database, Insert, Row, Transaction, clean
-from anabranch.store.recalling import recorded_calls
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
 from anabranch.store.settled_runs import Basket, SettledRuns
 
@@ -157,7 +157,7 @@ class StoreWriter:
         row = self._flow_rows.get(flow_run.id)
         if row is None or self._broken is not None:
             return Recorded(())
-        return recorded_calls(self.database, self.secret, row)
+        return late.recorded_calls(self.database, self.secret, row)
 
     def close(self) -> None:
         """Write what is left, with some patience, and end the session."""
