@@ -1060,7 +1060,7 @@ def s3() -> Iterator[dict[str, Any]]:
     options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
     import s3fs
 
-    s3fs.S3FileSystem(**options).mkdir("bucket")
+    s3fs.S3FileSystem(**options).mkdir("caching")  # servers of one process share their buckets
     yield options
     server.stop()
 
@@ -1072,7 +1072,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         return LocalStorage(tmp_path / "results")
     if request.param == "memory":
         return FsspecStorage(f"memory://{name}")
-    return FsspecStorage(f"s3://bucket/{name}", **request.getfixturevalue("s3"))
+    return FsspecStorage(f"s3://caching/{name}", **request.getfixturevalue("s3"))
 
 
 @pytest.mark.parametrize(
