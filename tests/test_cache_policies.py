@@ -229,7 +229,7 @@ def test_two_functions_in_one() -> None:
 
 
 def test_functions_that_give_no_key() -> None:
-    with pytest.raises(OptionError, match="a str or None"):
+    with pytest.raises(OptionError, match="a str that is not empty, or None"):
         key(CacheKeyFnPolicy(lambda *_: 5))  # type: ignore[arg-type, return-value]
     with pytest.raises(OptionError, match="a function"):
         CacheKeyFnPolicy("key")  # type: ignore[arg-type]

@@ -260,8 +260,11 @@ def test_values_keep_their_types(log: str) -> None:
         assert mine == theirs
 
 
-def test_each_gets_a_copy_of_its_own(log: str) -> None:
-    @task(cache_policy=INPUTS - "log")
+@pytest.mark.parametrize("storage", [None, "folder", "memory"])
+def test_each_gets_a_copy_of_its_own(storage: Any, log: str, tmp_path: Path) -> None:
+    where = {"folder": tmp_path / "results", "memory": f"memory://{tmp_path}"}.get(storage)
+
+    @task(cache_policy=INPUTS - "log", result_storage=where)
     def names(log: str) -> list[str]:
         mark(log)
         return ["a"]
@@ -276,6 +279,42 @@ def test_each_gets_a_copy_of_its_own(log: str) -> None:
         assert names(log) == ["a"]
 
     census()
+    assert len(marks(log)) == 1
+
+
+class Late:
+    """A serializer that the cache has to wait for."""
+
+    name = "late"
+
+    def __init__(self) -> None:
+        self.changed = threading.Event()
+
+    def dumps(self, value: Any) -> bytes:
+        if threading.current_thread().name == "anabranch-cache":
+            assert self.changed.wait(PATIENCE)
+        return json.dumps(value).encode()
+
+    def loads(self, data: bytes) -> Any:
+        return json.loads(data)
+
+
+def test_what_the_caller_changes_is_not_kept(log: str, tmp_path: Path) -> None:
+    late = Late()
+
+    @task(cache_policy=INPUTS - "log", result_storage=tmp_path / "results", result_serializer=late)
+    def names(log: str) -> list[str]:
+        mark(log)
+        return ["a"]
+
+    @flow
+    def census() -> list[str]:
+        first = names.submit(log).result()
+        first.append("changed")
+        late.changed.set()
+        return names.submit(log).result()
+
+    assert census() == ["a"]
     assert len(marks(log)) == 1
 
 
@@ -420,6 +459,28 @@ def test_persist_result_alone_is_the_default_policy(log: str) -> None:
     for _ in range(2):
         counted(1, log)  # on its own, each is a run of its own
     assert len(marks(log)) == 5
+
+
+@pytest.mark.parametrize("policy", [None, INPUTS - "log"])
+def test_storage_keys_of_the_users_do_not_mix_results_up(
+    policy: Any, log: str, tmp_path: Path
+) -> None:
+    @task(
+        cache_policy=policy,
+        persist_result=True,
+        result_storage_key="the latest",
+        result_serializer="pickle",
+    )
+    def counted(x: int, log: str) -> list[int]:
+        mark(log)
+        return [x]
+
+    @flow
+    def census() -> list[Any]:
+        return [counted.submit(x, log).result() for x in (1, 2, 1)]
+
+    assert census() == census() == [[1], [2], [1]]
+    assert len(marks(log)) == (6 if policy is None else 2)
 
 
 def test_persist_result_with_no_cache_only_keeps(log: str) -> None:
@@ -999,7 +1060,7 @@ def s3() -> Iterator[dict[str, Any]]:
     options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
     import s3fs
 
-    s3fs.S3FileSystem(**options).mkdir("bucket")
+    s3fs.S3FileSystem(**options).mkdir("caching")  # servers of one process share their buckets
     yield options
     server.stop()
 
@@ -1011,7 +1072,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         return LocalStorage(tmp_path / "results")
     if request.param == "memory":
         return FsspecStorage(f"memory://{name}")
-    return FsspecStorage(f"s3://bucket/{name}", **request.getfixturevalue("s3"))
+    return FsspecStorage(f"s3://caching/{name}", **request.getfixturevalue("s3"))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def caching_options(
         if policy is not None:
             raise OptionError(owner, "cache_key_fn", key_fn, "left out where cache_policy is given")
         policy = CacheKeyFnPolicy(cache_key_fn=key_fn)
-    if policy is None and persists:
+    if policy is None and persists and options.get("result_storage_key") is None:
         policy = DEFAULT
     if policy is None or isinstance(policy, NoCache):
         for name in ("cache_expiration", "refresh_cache"):

@@ -9,12 +9,13 @@ import datetime as dt
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 from anabranch.cache_policies import NO_CACHE
 from anabranch.caching import About, Cache, Caching, Found
-from anabranch.errors import MissingResultError, UnreadableResultError
+from anabranch.errors import MissingResultError, ResultNotKeptError, UnreadableResultError
 from anabranch.execution.calls import TaskSpec
 from anabranch.outcomes import NOT_KEPT, STORED, Kept
 from anabranch.results.keeper import Keeper
@@ -26,6 +27,7 @@ from anabranch.store.database import Database, clean
 from anabranch.store.sessions import Watch, bury, find_session
 
 MOST_CACHES = 1_000
+UNCHANGING = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class StoreCaches:
@@ -68,7 +70,7 @@ class StoreCaches:
         if where is not None:
             serializer = persistence.result_serializer
             records = ResultStore(where, serializer, self._secret, now=self._now)
-            cache = RecordCache(records, locks, self._now)
+            cache = RecordCache(records, locks, keeping, self._now)
         manager = caching.policy.lock_manager
         if manager is not None:
             return ManagedLocks(cache, manager, f"session {self._session()}")
@@ -85,11 +87,27 @@ class Keeping(NamedTuple):
     keeper: Keeper
     persistence: Persistence
 
-    def persist(self, value: Any, key: str) -> Kept:
-        return self.keeper.persist(value, self.persistence, key)
+    def for_cache(self, found: Found, key: str) -> Kept:
+        """What a cache keeps: as the run did, if nothing else writes to the same place."""
+        kept = found.kept
+        if kept is not None and kept.form != NOT_KEPT and not self.persistence.result_storage_key:
+            return kept
+        its_own = replace(self.persistence, result_storage_key=None)
+        return self.keeper.persist(found.value, its_own, key)
 
     def recover(self, kept: Kept) -> Any:
         return recover(kept, serializer=self.persistence.result_serializer)
+
+    def as_left(self, found: Found) -> Any:
+        """The value as its task has left it: who called the task may have changed it by now."""
+        kept, persistence = found.kept, self.persistence
+        if type(found.value) in UNCHANGING or kept is None or persistence.result_storage_key:
+            return found.value
+        own = None if persistence.result_storage is None else persistence.store(self.keeper.secret)
+        try:
+            return self.recover(kept) if own is None else recover(kept, own)
+        except (ResultNotKeptError, MissingResultError):  # it is in the memory of a worker
+            return found.value
 
 
 class StoreCache:
@@ -130,9 +148,7 @@ class StoreCache:
             return None
 
     def put(self, key: str, found: Found, seconds: float | None, about: About) -> None:
-        kept = found.kept
-        if kept is None or kept.form == NOT_KEPT:
-            kept = self._keeping.persist(found.value, key)
+        kept = self._keeping.for_cache(found, key)
         if kept.data is None:
             return  # nothing is left of it
         data = sign(self._secret, _bound(key, kept.form), kept.data)
@@ -196,8 +212,15 @@ class StoreCache:
 class RecordCache:
     """The same over records in a storage, for results that others find there too."""
 
-    def __init__(self, records: ResultStore, locks: StoreCache, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        records: ResultStore,
+        locks: StoreCache,
+        keeping: Keeping,
+        now: Callable[[], float],
+    ) -> None:
         self._records = records
+        self._keeping = keeping
         self._now = now
         self._locks = locks
         self.claim = locks.claim
@@ -217,7 +240,7 @@ class RecordCache:
         expiration = None
         if seconds is not None:
             expiration = dt.datetime.fromtimestamp(self._now() + seconds, dt.UTC)
-        value = found.value if found.again is None else found.again()
+        value = self._keeping.as_left(found) if found.again is None else found.again()
         self._records.write(key, value, expiration)
 
 
