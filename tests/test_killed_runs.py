@@ -340,3 +340,24 @@ def test_a_process_that_was_given_up_writes_no_more_and_ends(place: Place, flow:
     assert bool(place.answer()) == (flow == "careless")
     place.resume()
     assert place.state() == "COMPLETED"
+
+
+# -- strict durability --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes?max_workers=2"])
+@pytest.mark.parametrize("at", ["before-commit:4", "before-commit:9", "after-commit:6"])
+def test_in_strict_durability_nothing_begins_before_its_inputs_are_kept(
+    place: Place, runner: str, at: str
+) -> None:
+    mark(place.folder, "go")
+    process = place.run(runner, **{VARIABLE: at, "ANABRANCH_DURABILITY": "strict"})
+    process.communicate(timeout=50)
+    assert process.returncode == -signal.SIGKILL
+    recorded, calls = place.recorded(), noted(place.folder)
+    assert recorded["double"] >= 5 * calls["add"]
+    listed = sum(count for name, count in calls.items() if name.startswith("listed"))
+    assert recorded["add"] >= listed  # which the flow calls once it has the sum
+    assert recorded["listed"] >= sum(calls[f"double {n}"] for n in (5, 10))
+    place.resume(runner, ANABRANCH_DURABILITY="strict")
+    assert place.answer() == ANSWER
