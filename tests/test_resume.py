@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -949,3 +950,30 @@ def test_generator_flows_give_all_items_at_once(folder: str) -> None:
 
     assert asyncio.run(resumes()) == [3, 6]
     assert noted(folder) == {"double 1": 1, "double 2": 1, "triple 1": 1, "triple 2": 1}
+
+
+@pytest.mark.usefixtures("small_limit")
+@pytest.mark.parametrize("ask", ["done", "state", "list"])
+def test_who_asks_again_and_again_for_what_was_not_kept_comes_to_an_end(
+    ask: str, folder: str
+) -> None:
+    @flow
+    def runs(folder: str) -> int:
+        data = big.submit(folder, 1)
+        many = big.map(unmapped(folder), [2, 3])
+        if not is_marked(folder, "go"):
+            data.wait()
+            many.wait()
+        stop(folder)
+        asks: dict[str, Any] = {
+            "done": data.done,
+            "state": data.state.is_completed,
+            "list": lambda: data.done() and many.done(),
+        }
+        while not asks[ask]():
+            time.sleep(0.001)
+            asks["state"] = data.state.is_completed
+        return len(data.state.result())
+
+    run_id = interrupted(runs, folder)
+    assert runs.resume(run_id) == 1000
