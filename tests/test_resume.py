@@ -977,3 +977,50 @@ def test_who_asks_again_and_again_for_what_was_not_kept_comes_to_an_end(
 
     run_id = interrupted(runs, folder)
     assert runs.resume(run_id) == 1000
+
+
+def test_parameters_that_a_resume_was_given_hold_for_the_next(folder: str) -> None:
+    @flow
+    def runs(folder: str, size: int) -> int:
+        double.submit(folder, size).wait()
+        stop(folder)
+        return size
+
+    with pytest.raises(Stopped):
+        runs(folder, 1)
+    run_id = newest_run()
+    with pytest.raises(Stopped):
+        runs.resume(run_id, parameters={"size": 2})
+    assert only("SELECT parameters_preview FROM flow_run").endswith('"size": "2"}')
+    mark(folder, "go")
+    assert runs.resume(run_id) == 2
+
+
+def test_a_subflow_whose_body_has_changed_runs_again_once(folder: str) -> None:
+    @flow
+    def before(folder: str) -> int:
+        note(folder, "before")
+        return double.submit(folder, 1).result()
+
+    @flow
+    def after(folder: str) -> int:
+        note(folder, "after")
+        return double.submit(folder, 1).result() + 1
+
+    after.key = before.key
+
+    @flow
+    def runs(folder: str) -> int:
+        found = after(folder) if is_marked(folder, "changed") else before(folder)
+        stop(folder)
+        return found
+
+    with pytest.raises(Stopped):
+        runs(folder)
+    run_id = newest_run()
+    mark(folder, "changed")
+    with pytest.raises(Stopped):
+        runs.resume(run_id)
+    mark(folder, "go")
+    assert runs.resume(run_id) == 3
+    assert noted(folder) == {"before": 1, "double 1": 1, "after": 1}
