@@ -19,7 +19,9 @@ from resumable import PYTHON, RUNNERS, environment, forget, mark, noted
 from anabranch.failpoints import VARIABLE
 from anabranch.outcomes import COMPLETED
 from anabranch.store.opening import open_store
+from anabranch.store.queries import find_flow_run
 from anabranch.store.sessions import bury, open_sessions
+from anabranch.store.task_queries import task_counts
 
 SCRIPT = """
 import os
@@ -361,3 +363,34 @@ def test_in_strict_durability_nothing_begins_before_its_inputs_are_kept(
     assert recorded["listed"] >= sum(calls[f"double {n}"] for n in (5, 10))
     place.resume(runner, ANABRANCH_DURABILITY="strict")
     assert place.answer() == ANSWER
+
+
+def test_a_map_that_was_cut_in_two_is_counted_whole(place: Place) -> None:
+    """What the rest of a map has no rows for yet is counted once, with what was handed back."""
+    place.script.write_text(SCRIPT + CUT)
+    process = place.run("threads?max_workers=1", "cut")
+    until(lambda: place.recorded().total() == 10, process)
+    process.kill()
+    process.wait()
+    resumed = place.start(
+        "runs", "resume", place.run_id(), "--runner", "threads?max_workers=1"
+    )  # which stays where the first was
+    until(lambda: place.rows("SELECT 1 FROM submission WHERE count = 20"), resumed)
+    with closing(open_store(None, place.folder / "home")) as database:
+        counts = task_counts(database, find_flow_run(database, place.run_id()))
+    assert sum(each.runs for each in counts) == 30
+    mark(place.folder, "go")
+    resumed.communicate(timeout=50)
+    assert place.recorded() == {"waits": 30}
+
+
+CUT = """
+@task
+def waits(x):
+    while x >= 10 and not (FOLDER / "go").exists():
+        time.sleep(0.01)
+
+@flow
+def cut():
+    waits.map(range(30)).wait()
+"""
