@@ -19,7 +19,9 @@ from resumable import PYTHON, RUNNERS, environment, forget, mark, noted
 from anabranch.failpoints import VARIABLE
 from anabranch.outcomes import COMPLETED
 from anabranch.store.opening import open_store
+from anabranch.store.queries import find_flow_run
 from anabranch.store.sessions import bury, open_sessions
+from anabranch.store.task_queries import task_counts
 
 SCRIPT = """
 import os
@@ -340,3 +342,55 @@ def test_a_process_that_was_given_up_writes_no_more_and_ends(place: Place, flow:
     assert bool(place.answer()) == (flow == "careless")
     place.resume()
     assert place.state() == "COMPLETED"
+
+
+# -- strict durability --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes?max_workers=2"])
+@pytest.mark.parametrize("at", ["before-commit:4", "before-commit:9", "after-commit:6"])
+def test_in_strict_durability_nothing_begins_before_its_inputs_are_kept(
+    place: Place, runner: str, at: str
+) -> None:
+    mark(place.folder, "go")
+    process = place.run(runner, **{VARIABLE: at, "ANABRANCH_DURABILITY": "strict"})
+    process.communicate(timeout=50)
+    assert process.returncode == -signal.SIGKILL
+    recorded, calls = place.recorded(), noted(place.folder)
+    assert recorded["double"] >= 5 * calls["add"]
+    listed = sum(count for name, count in calls.items() if name.startswith("listed"))
+    assert recorded["add"] >= listed  # which the flow calls once it has the sum
+    assert recorded["listed"] >= sum(calls[f"double {n}"] for n in (5, 10))
+    place.resume(runner, ANABRANCH_DURABILITY="strict")
+    assert place.answer() == ANSWER
+
+
+def test_a_map_that_was_cut_in_two_is_counted_whole(place: Place) -> None:
+    """What the rest of a map has no rows for yet is counted once, with what was handed back."""
+    place.script.write_text(SCRIPT + CUT)
+    process = place.run("threads?max_workers=1", "cut")
+    until(lambda: place.recorded().total() == 10, process)
+    process.kill()
+    process.wait()
+    resumed = place.start(
+        "runs", "resume", place.run_id(), "--runner", "threads?max_workers=1"
+    )  # which stays where the first was
+    until(lambda: place.rows("SELECT 1 FROM submission WHERE count = 20"), resumed)
+    with closing(open_store(None, place.folder / "home")) as database:
+        counts = task_counts(database, find_flow_run(database, place.run_id()))
+    assert sum(each.runs for each in counts) == 30
+    mark(place.folder, "go")
+    resumed.communicate(timeout=50)
+    assert place.recorded() == {"waits": 30}
+
+
+CUT = """
+@task
+def waits(x):
+    while x >= 10 and not (FOLDER / "go").exists():
+        time.sleep(0.01)
+
+@flow
+def cut():
+    waits.map(range(30)).wait()
+"""

@@ -226,9 +226,9 @@ def test_after_a_resume_what_completed_before_counts_once(database: Database) ->
     with database.transaction() as transaction:  # the resume runs those again, as rows of its own
         transaction.changed("DELETE FROM task_run WHERE phase = ?", (FAILED,))
     stored.open(AT + 30)
-    first = stored.map("parse", 100, completed=0)
+    first = stored.map("parse", 40, completed=0)
     for number in range(15):
-        stored.run("parse", 60 + number, id=first + 60 + number)
+        stored.run("parse", 60 + number, id=first + number)
     assert by_state(database, stored) == {("parse", COMPLETED): 75, ("parse", WAITING): 25}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from resumable import RUNNERS, log_of, newest_run, only, rows
 
 from anabranch import flow, get_run_logger, task, unmapped
 from anabranch.cache_policies import INPUTS
+from anabranch.errors import UpstreamTaskError
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, NOT_READY, TIMED_OUT
 from anabranch.states import Completed, Failed
+from anabranch.store import sqlite, writer
 
 RUNS = (
     "SELECT t.name, r.number, r.phase, r.attempt FROM task_run r JOIN task t ON t.id = r.task "
@@ -387,3 +391,30 @@ def test_a_cached_task_that_is_tried_again_is_not_waited_for_by_itself(tmp_path:
         (3, None),
         (1, "Cached"),
     ]
+
+
+def test_in_strict_durability_what_cannot_be_written_has_not_completed(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANABRANCH_DURABILITY", "strict")
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(writer, "RETRY_SECONDS", 0.05)
+    after: list[str] = []
+
+    @task
+    def follows(x: int) -> None:
+        after.append(f"after {x}")
+
+    @flow
+    def runs() -> None:
+        follows.submit(double.submit(1)).result()
+        with closing(sqlite3.connect(home / "anabranch.db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(UpstreamTaskError):
+                follows.submit(double.submit(2)).result()
+            other.execute("ROLLBACK")
+
+    runs()
+    assert after == ["after 2"]
+    assert rows("SELECT result FROM task_run WHERE form = 'json'") == [(b"2",), (b"null",)]

@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -949,3 +950,77 @@ def test_generator_flows_give_all_items_at_once(folder: str) -> None:
 
     assert asyncio.run(resumes()) == [3, 6]
     assert noted(folder) == {"double 1": 1, "double 2": 1, "triple 1": 1, "triple 2": 1}
+
+
+@pytest.mark.usefixtures("small_limit")
+@pytest.mark.parametrize("ask", ["done", "state", "list"])
+def test_who_asks_again_and_again_for_what_was_not_kept_comes_to_an_end(
+    ask: str, folder: str
+) -> None:
+    @flow
+    def runs(folder: str) -> int:
+        data = big.submit(folder, 1)
+        many = big.map(unmapped(folder), [2, 3])
+        if not is_marked(folder, "go"):
+            data.wait()
+            many.wait()
+        stop(folder)
+        asks: dict[str, Any] = {
+            "done": data.done,
+            "state": data.state.is_completed,
+            "list": lambda: data.done() and many.done(),
+        }
+        while not asks[ask]():
+            time.sleep(0.001)
+            asks["state"] = data.state.is_completed
+        return len(data.state.result())
+
+    run_id = interrupted(runs, folder)
+    assert runs.resume(run_id) == 1000
+
+
+def test_parameters_that_a_resume_was_given_hold_for_the_next(folder: str) -> None:
+    @flow
+    def runs(folder: str, size: int) -> int:
+        double.submit(folder, size).wait()
+        stop(folder)
+        return size
+
+    with pytest.raises(Stopped):
+        runs(folder, 1)
+    run_id = newest_run()
+    with pytest.raises(Stopped):
+        runs.resume(run_id, parameters={"size": 2})
+    assert only("SELECT parameters_preview FROM flow_run").endswith('"size": "2"}')
+    mark(folder, "go")
+    assert runs.resume(run_id) == 2
+
+
+def test_a_subflow_whose_body_has_changed_runs_again_once(folder: str) -> None:
+    @flow
+    def before(folder: str) -> int:
+        note(folder, "before")
+        return double.submit(folder, 1).result()
+
+    @flow
+    def after(folder: str) -> int:
+        note(folder, "after")
+        return double.submit(folder, 1).result() + 1
+
+    after.key = before.key
+
+    @flow
+    def runs(folder: str) -> int:
+        found = after(folder) if is_marked(folder, "changed") else before(folder)
+        stop(folder)
+        return found
+
+    with pytest.raises(Stopped):
+        runs(folder)
+    run_id = newest_run()
+    mark(folder, "changed")
+    with pytest.raises(Stopped):
+        runs.resume(run_id)
+    mark(folder, "go")
+    assert runs.resume(run_id) == 3
+    assert noted(folder) == {"before": 1, "double 1": 1, "after": 1}

@@ -28,6 +28,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 from anabranch.outcomes import (
     CANCELLED,
     COMPLETED,
+    DORMANT,
     PHASE_STATES,
     SETTLED,
     Away,
@@ -167,6 +168,8 @@ class TaskFuture(Generic[R]):
 
     def done(self) -> bool:
         """Whether the run has settled: ended, or certain never to start."""
+        if self._phase == DORMANT:
+            wake(self)
         return self._phase >= SETTLED
 
     def cancelled(self) -> bool:
@@ -300,8 +303,20 @@ def make_state(
     )
 
 
+def wake(future: TaskFuture[Any]) -> None:
+    """Someone asks after a run whose recorded value is not there: it is computed again, since who
+    asks again and again would wait for it without end."""
+    future._shared.home.notify(future, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """Nobody waits."""
+
+
 def future_state(future: TaskFuture[R]) -> State[R]:
     """The state of a future's run right now."""
+    if future._phase == DORMANT:
+        wake(future)
     outcome = future._outcome
     phase = future._phase
     if phase < SETTLED:
@@ -370,7 +385,7 @@ class FutureList(Sequence[TaskFuture[R]]):
         """Whether all have settled."""
         if self._source is not None and self._source._phase != COMPLETED:
             return self._source.done()  # one that failed has no futures that could go on
-        return all(future._phase >= SETTLED for future in self._known())
+        return all(future.done() for future in self._known())
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait at most `timeout` seconds for all to settle; whether they have."""

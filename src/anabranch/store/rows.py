@@ -121,7 +121,16 @@ FLOW_RUN: Final = Insert(
         "attempt",
     ),
     "id",
-    ("runner", "state_type", "state_name"),
+    (
+        "flow_source",
+        "entrypoint",
+        "runner",
+        "parameters",
+        "parameters_preview",
+        "not_resumable",
+        "state_type",
+        "state_name",
+    ),
 )
 
 KEY_BITS: Final = 32

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from anabranch.execution.names import default_name
-from anabranch.outcomes import COMPLETED, PHASE_STATES
+from anabranch.outcomes import PHASE_STATES
 from anabranch.store.database import Database, Row
 from anabranch.store.queries import FlowRunRow, ranges, run_id_of, session_prefixes
 
@@ -159,24 +159,21 @@ def _without_row(
 ) -> dict[tuple[str, str], int]:
     """How many runs of maps have no row yet, by task.
 
-    A resume submits its maps anew; what completed before keeps its row among those of the session
-    that ran it. So only the last session's maps count, less what earlier ones completed.
+    A resume submits anew what has not completed before, so that only the last session counts.
     """
-    submitted: dict[tuple[str, str], int] = {}
-    last = sessions[-1] if sessions else None
-    for session, (start, end) in zip(sessions, ranges(sessions), strict=True):
-        wanted = "" if session == last else f" AND r.phase = {COMPLETED}"
-        for task, key, count, known in database.read(
-            'SELECT k.name, k."key", sum(m.count), sum(m.known) FROM ('
+    found: dict[tuple[str, str], int] = {}
+    for start, end in ranges(sessions[-1:]):
+        for task, key, left in database.read(
+            'SELECT k.name, k."key", sum(m.count - m.known) FROM ('
             "SELECT s.task, s.count, (SELECT count(*) FROM task_run r WHERE r.id >= s.id "
-            f"AND r.id < s.id + s.count{wanted}) AS known FROM submission s "
+            "AND r.id < s.id + s.count) AS known FROM submission s "
             "WHERE s.id >= ? AND s.id < ? AND s.flow_run = ?"
             ') m JOIN task k ON k.id = m.task GROUP BY k.name, k."key"',
             (start, end, flow_run.row),
         ):
-            new = int(count) if session == last else 0
-            submitted[task, key] = submitted.get((task, key), 0) + new - int(known)
-    return {task: count for task, count in submitted.items() if count > 0}
+            if left > 0:
+                found[task, key] = int(left)
+    return found
 
 
 def stretches(

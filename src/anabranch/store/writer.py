@@ -479,6 +479,8 @@ class StoreWriter:
                 break
             except (LockedStoreError, UnreachableStoreError) as error:
                 if not self._waits(error, until):
+                    if self.strict and patience:
+                        raise  # those who wait must not take it for written
                     return
             except FullStoreError as error:
                 if self._batch.count > MOST_ROWS:
