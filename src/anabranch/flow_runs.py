@@ -240,6 +240,7 @@ def _attempts(
         inside.run(current.set, within)
         try:
             if delay is not None:
+                yield Until(open_flow, partial(engine.recall_attempt, open_flow))
                 yield Until(open_flow, partial(_pause, engine, delay))
             value = yield RunFunction(open_flow, inside, flow.fn, *bound, flow.timeout)
             state = yield from _conclude(engine, open_flow, value)
@@ -259,7 +260,6 @@ def _attempts(
             engine.refuse_new(open_flow)
             return state
         engine.tell(flow_run, _retrying(delay))
-        engine.recall_attempt(open_flow)
         attempt += 1
 
 

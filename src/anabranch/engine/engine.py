@@ -785,12 +785,23 @@ class Engine:
         self.flow_runs.add(flow_run.id)
         self.broadcast.record(FlowRunBegan(flow_run, about))
 
-    def recall_attempt(self, open_flow: OpenFlow) -> None:
-        """What a flow's attempts have completed so far need not run again in the next."""
+    def recall_attempt(self, open_flow: OpenFlow, wake: Callable[[], None]) -> bool:
+        """Find out what a flow's attempts have completed so far, which need not run again in the
+        next; `wake()` is called then. False where nothing is recorded."""
         recorder = self.broadcast.recorder
-        if recorder is not None and self.broadcast.flush(60.0):
-            assert open_flow.flow_run is not None  # it has attempts
-            open_flow.begin_attempt(recorder.recorded(open_flow.flow_run))
+        if recorder is None:
+            return False
+
+        def recall() -> None:
+            try:
+                if self.broadcast.flush(60.0):
+                    assert open_flow.flow_run is not None  # it has attempts
+                    open_flow.begin_attempt(recorder.recorded(open_flow.flow_run))
+            finally:
+                wake()
+
+        self.callbacks.put(recall)
+        return True
 
     def rolled_back(self, runs: Sequence[Run]) -> None:
         """Completed runs count as undone from here on, in a later process too."""
