@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from itertools import count
 from typing import Any
@@ -21,6 +21,10 @@ from anabranch.outcomes import RETRY_WAIT, SETTLED
 from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.task_runners.base import OpenRunner
+
+_tuple: Any = tuple
+_new: Callable[[type[Call], tuple[Any, ...]], Call] = _tuple.__new__
+"""Makes a record of all its fields, in half the time of calling its class."""
 
 
 class OpenFlow:
@@ -172,13 +176,16 @@ class Submission:
 
     def call(self, run: TaskFuture[Any]) -> Call:
         """The call that a runner gets for a run whose inputs are plain."""
-        return Call(
-            run._key,
-            run._attempt,
-            self.spec,
-            self.scope,
-            run._inputs,
-            self.kwargs if self.kwargs_each is None else self.kwargs_of(run),
-            None,
-            self.context,
+        return _new(
+            Call,
+            (
+                run._key,
+                run._attempt,
+                self.spec,
+                self.scope,
+                run._inputs,
+                self.kwargs if self.kwargs_each is None else self.kwargs_of(run),
+                None,
+                self.context,
+            ),
         )

@@ -20,6 +20,10 @@ from anabranch.futures import FutureList, TaskFuture
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, Outcome
 from anabranch.states import State, StateType
 
+_tuple: Any = tuple
+_new: Callable[[type[Outcome], tuple[Any, ...]], Outcome] = _tuple.__new__
+"""Makes a record of all its fields, in half the time of calling its class."""
+
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 
 _STATE_PHASES = {
@@ -49,7 +53,11 @@ def _run(call: Call, drive: Drive | None) -> Outcome:
             return _other(call, value, started, clock)
     except BaseException as error:
         return failure(call, error, started, perf_counter() - clock)
-    return Outcome(call.key, call.attempt, COMPLETED, value, started, perf_counter() - clock)
+    seconds = perf_counter() - clock
+    return _new(
+        Outcome,
+        (call.key, call.attempt, COMPLETED, value, started, seconds, None, None, False, None, None),
+    )
 
 
 async def run_call_async(call: Call) -> Outcome:
