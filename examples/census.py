@@ -4,6 +4,8 @@
 
 The files are found at run time, and each is parsed by a task of its own. A small folder of awkward
 files is always counted too: some of them do not parse, which is told and stops nothing.
+
+A run that was killed goes on with `--resume` and its name: files that were parsed stay so.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from anabranch import flow, runtime, task
-from anabranch.errors import TaskRunnerOptionError, UnknownTaskRunnerError
+from anabranch.errors import (
+    AlreadyCompletedError,
+    StillOwnedError,
+    TaskRunnerOptionError,
+    UnknownRunError,
+    UnknownTaskRunnerError,
+)
 from anabranch.task_runners import task_runner
 
 AWKWARD = Path(__file__).parent / "awkward"
@@ -168,6 +176,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=library, help="a folder of Python files")
     parser.add_argument("--runner", default="threads", help="inline, threads, asyncio or processes")
     parser.add_argument("--out", type=Path, default=Path("census.csv"), help="a CSV file")
+    parser.add_argument("--resume", metavar="RUN", help="go on with this run, by its name or id")
     options = parser.parse_args()
     try:
         runner = task_runner(options.runner)
@@ -180,7 +189,11 @@ def main() -> None:
 
     # Why files failed stands below the table; the tracebacks, some 200 lines, would bury it.
     logging.getLogger("anabranch.runs").addFilter(lambda record: not record.exc_info)
-    result = census.with_options(task_runner=runner)(options.root)
+    chosen = census.with_options(task_runner=runner)
+    try:
+        result = chosen(options.root) if options.resume is None else chosen.resume(options.resume)
+    except (UnknownRunError, AlreadyCompletedError, StillOwnedError) as error:
+        parser.error(f"argument --resume: {error}")
     if result is not None:
         write_csv(result, options.out)
         show(result, options.runner, options.out)

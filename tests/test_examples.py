@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import sqlite3
 import subprocess
 import sys
+import sysconfig
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -212,3 +215,30 @@ def test_every_runner_needs_no_main_guard(tmp_path: Path) -> None:
 def test_the_list_of_examples_is_complete() -> None:
     listed = re.findall(r"`python examples/(\w+\.py)`", (EXAMPLES / "README.md").read_text())
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+def test_a_killed_census_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path))
+    census = EXAMPLES / "census.py"
+    root = Path(sysconfig.get_paths()["stdlib"]) / "asyncio"
+    whole, resumed = tmp_path / "whole.csv", tmp_path / "resumed.csv"
+    run_example("census.py", "--root", str(root), "--out", str(whole))
+    with closing(sqlite3.connect(tmp_path / "anabranch.db")) as database:
+        latest = "SELECT MAX(id) FROM flow_run"
+        done = f"SELECT COUNT(*) FROM task_run WHERE flow_run = ({latest}) AND phase = 9"
+        first = database.execute(latest).fetchone()
+        process = subprocess.Popen(
+            [sys.executable, str(census), "--root", str(root)], stderr=subprocess.DEVNULL
+        )
+        while (
+            database.execute(latest).fetchone() == first or not database.execute(done).fetchone()[0]
+        ):
+            assert process.poll() is None, "it ended before it could be killed"
+        process.kill()
+        process.wait()
+        (name,) = database.execute(f"SELECT name FROM flow_run WHERE id = ({latest})").fetchone()
+    told = run(census, "--resume", name, "--out", str(resumed))
+    assert "completed calls are handed back as they were recorded" in told.stderr
+    assert resumed.read_text() == whole.read_text()
+    told = run(census, "--resume", name)
+    assert told.returncode == 2 and "has completed: nothing is left to do" in told.stderr

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anabranch.states import State as State
     from anabranch.tasks import Task as Task
     from anabranch.tasks import task as task
+    from anabranch.transactions import transaction as transaction
 
 __version__ = "0.1.0"
 
@@ -68,6 +69,7 @@ _LAZY = {
     "runtime": "",
     "tags": "context",
     "task": "tasks",
+    "transaction": "transactions",
     "unmapped": "annotations",
     "update_progress_artifact": "artifacts",
     "wait": "futures",
