@@ -10,6 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anabranch.engine.cache_desk import CacheDesk as CacheDesk
+    from anabranch.engine.desk import EngineDesk as EngineDesk
+    from anabranch.engine.slot_keeper import SlotKeeper as SlotKeeper
+    from anabranch.engine.tag_gate import TagGate as TagGate
     from anabranch.explaining import explain as explain
     from anabranch.results.persistence import Persistence as Persistence
     from anabranch.results.persistence import keep_persistent as keep_persistent
@@ -21,15 +25,21 @@ if TYPE_CHECKING:
     from anabranch.store.migrating import migrate as migrate
     from anabranch.store.postgres import PostgresDatabase as PostgresDatabase
     from anabranch.store.recalling import recorded_calls as recorded_calls
+    from anabranch.store.slots import open_slots as open_slots
 
 _LATE = {
+    "CacheDesk": "engine.cache_desk",
+    "EngineDesk": "engine.desk",
     "Persistence": "results.persistence",
     "PostgresDatabase": "store.postgres",
     "ResumeContext": "resuming",
+    "SlotKeeper": "engine.slot_keeper",
     "StoreCaches": "store.caches",
+    "TagGate": "engine.tag_gate",
     "explain": "explaining",
     "keep_persistent": "results.persistence",
     "migrate": "store.migrating",
+    "open_slots": "store.slots",
     "recorded_calls": "store.recalling",
     "resume_run": "resuming",
     "serializer": "serializers",

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from anabranch import engine as engine_rooms
+from anabranch import late
 from anabranch.caching import Caches
 from anabranch.clock import Clock
 from anabranch.context import RunContext, current_context
@@ -635,7 +635,7 @@ class Engine:
         if self._cache_desk is None and self._make_caches is not None:
             with self._making:
                 if self._cache_desk is None:
-                    self._cache_desk = engine_rooms.CacheDesk(self, self._make_caches())
+                    self._cache_desk = late.CacheDesk(self, self._make_caches())
         return self._cache_desk
 
     def launch(self, call: Call) -> None:
@@ -850,8 +850,8 @@ class Engine:
         if self._slot_keeper is None:
             with self._making:
                 if self._slot_keeper is None:
-                    open_slots = self.open_slots or engine_rooms.open_slots
-                    self._slot_keeper = engine_rooms.SlotKeeper(open_slots)
+                    open_slots = self.open_slots or late.open_slots
+                    self._slot_keeper = late.SlotKeeper(open_slots)
         return self._slot_keeper
 
     @property
@@ -860,7 +860,7 @@ class Engine:
         if self._gate is None:
             with self._making:
                 if self._gate is None:
-                    self._gate = engine_rooms.TagGate(self, keeper)
+                    self._gate = late.TagGate(self, keeper)
         return self._gate
 
     def take_slots(self, wanted: Wanted, timeout: float | None, then: Answered) -> Ticket:
@@ -921,7 +921,7 @@ class Engine:
     # -- what workers ask -------------------------------------------------------------------------
 
     def desk(self, tell: Callable[[bytes], None]) -> Desk:
-        return engine_rooms.EngineDesk(self, tell)
+        return late.EngineDesk(self, tell)
 
     def reference(self, future: Run) -> tuple[int, int]:
         self._sent[future._key] = future
