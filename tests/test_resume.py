@@ -789,6 +789,21 @@ def test_a_run_that_completed(folder: str) -> None:
         chain.resume(newest_run())
 
 
+def test_a_run_that_completes_just_before_it_is_claimed(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Exception):  # noqa: B017  # whatever stops it the first time
+        chain(folder)
+
+    def meanwhile(*_: object) -> None:
+        change("UPDATE flow_run SET state_type = 'COMPLETED' WHERE run_id = ?", newest_run())
+
+    monkeypatch.setattr("anabranch.resuming._wait_for_owner", meanwhile)
+    with pytest.raises(AlreadyCompletedError):
+        chain.resume(newest_run())
+    assert only("SELECT COUNT(*) FROM session WHERE closed IS NULL") == 0
+
+
 def test_a_run_of_another_flow_and_that_of_a_subflow(folder: str) -> None:
     @flow
     def runs(folder: str) -> int:

@@ -27,7 +27,14 @@ from anabranch.store.database import Database
 from anabranch.store.opening import open_store
 from anabranch.store.queries import find_flow_run
 from anabranch.store.recalling import recorded_calls
-from anabranch.store.sessions import LAPSE_SECONDS, Watch, bury, claim, sessions_of
+from anabranch.store.sessions import (
+    LAPSE_SECONDS,
+    Watch,
+    bury,
+    claim,
+    close_session,
+    sessions_of,
+)
 from anabranch.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -101,6 +108,7 @@ def resume_run(flow: Flow[..., Any], run_id: str, parameters: Mapping[str, Any])
         _wait_for_owner(database, row)
         prefix = id_prefix()
         session = claim(database, f"{prefix >> 48:020x}", row.id, row.run_id, time.time())
+        _refuse_completed(database, row, session)
         recorded = recorded_calls(database, secret, row.id)
     except BaseException:
         database.close()
@@ -120,6 +128,15 @@ def resume_run(flow: Flow[..., Any], run_id: str, parameters: Mapping[str, Any])
         partial(_handed_out, recorded),
     )
     return Resumed(call, args, kwargs, prefix, writer, frozenset(json.loads(row.tags)))
+
+
+def _refuse_completed(database: Database, row: _FlowRow, session: int) -> None:
+    """Its last owner may have completed it just before this one claimed it."""
+    found = database.read("SELECT state_type FROM flow_run WHERE id = ?", (row.id,))
+    if found[0][0] == "COMPLETED":
+        with database.transaction() as transaction:
+            close_session(transaction, session, time.time())
+        raise AlreadyCompletedError(row.name)
 
 
 def _handed_out(recorded: Recorded) -> Recorded:

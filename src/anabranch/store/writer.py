@@ -114,7 +114,7 @@ class StoreWriter:
         self._unwritten = 0
         self._broken: Exception | None = None
         self._beaten = time.monotonic()
-        self._shown: set[int] = set()
+        self._shown: set[tuple[int, int, int]] = set()  # row, attempt and phase
         self._places: dict[
             tuple[int, int, str | None], tuple[Any, int | None, int, int | None]
         ] = {}
@@ -305,21 +305,24 @@ class StoreWriter:
     def _sample(self) -> None:
         """Rows for what runs or waits for a while: of short runs, nobody sees that they did."""
         now = time.time()
-        running = [(run, RUNNING, now) for run in self.running()]
-        waiting = [(run, WAITING, None) for run in self.unsettled(MOST_SAMPLED)]
-        for run, phase, started in (*running, *waiting):
-            row = self._row_of(run)
+        running = {self._row_of(run): (run, RUNNING, now) for run in self.running()}
+        unsettled = {
+            self._row_of(run): (run, WAITING, None) for run in self.unsettled(MOST_SAMPLED)
+        }
+        seen: set[tuple[int, int, int]] = set()
+        for row, (run, phase, started) in {**unsettled, **running}.items():
             shared: Any = run._shared
             mapped = shared.scope.map_id is not None
-            if row in self._shown or run._phase >= SETTLED or (mapped and phase == WAITING):
+            shown = row, run._attempt, phase
+            seen.add(shown)
+            if shown in self._shown or run._phase >= SETTLED or (mapped and phase == WAITING):
                 continue
-            self._shown.add(row)
             flow_run, task, offset, parent = self._place_of(shared)
             self._batch.runs[row] = (
                 row, flow_run, task, run._key + offset, phase, run._attempt, started, None,
                 run._digest, None, None, None, None, None, parent, None, now
             )  # fmt: skip  # as it stands in the table
-        self._shown.intersection_update(self._row_of(run) for run, *_ in running)
+        self._shown = seen
 
     def _place_of(self, shared: Any) -> tuple[int | None, int, int, int | None]:
         """Of a submission: its flow run, its task, what makes a key the run's number, its parent."""
@@ -513,7 +516,8 @@ class StoreWriter:
             logger.error("%s", error)
             self.fence(error)
         elif isinstance(error, StoreError):
-            logger.error("%s The run goes on without being recorded.", error)
+            goes_on = "fails, as its durability is strict" if self.strict else "goes on unrecorded"
+            logger.error("%s The run %s.", error, goes_on)
         else:
             logger.exception("The store's writer failed; the run goes on without being recorded")
 
