@@ -32,11 +32,10 @@ from anabranch.events import (
     TaskRunsRolledBack,
     TaskRunsSubmitted,
 )
-from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, MID_BATCH, failpoint
+from anabranch.failpoints import AFTER_COMMIT, BEFORE_COMMIT, failpoint
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import (
     COMPLETED,
-    JSON,
     PHASE_STATES,
     PICKLE,
     ROLLED_BACK,
@@ -51,7 +50,8 @@ from anabranch.results.kept import keep_inline
 from anabranch.results.signing import sign
 from anabranch.runs import FlowRun
 from anabranch.store import rows
-from anabranch.store.database import Database, Insert, Row, Transaction, clean
+from anabranch.store.batches import Batch
+from anabranch.store.database import Database, clean
 from anabranch.store.sessions import BEAT_SECONDS, beat, close_session, open_session
 from anabranch.store.settled_runs import Basket, SettledRuns
 
@@ -520,74 +520,6 @@ class StoreWriter:
             logger.error("%s The run %s.", error, goes_on)
         else:
             logger.exception("The store's writer failed; the run goes on without being recorded")
-
-
-class Batch:
-    """Rows that go into the store in one transaction."""
-
-    def __init__(self) -> None:
-        self.told = False
-        self.roots: list[int] = []
-        self.flow_runs: dict[int, Row] = {}
-        self.flow_changes: list[Row] = []
-        self.submissions: list[Row] = []
-        self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
-        self.completed: dict[tuple[int | None, int | None], list[Any]] = {}  # by flow and task
-        self.count = 0  # of runs that settled
-        self.dependencies: list[Row] = []
-        self.transitions: list[Row] = []
-        self.logs: list[Row] = []
-        self.artifacts: dict[str, Row] = {}
-        self.artifact_changes: dict[str, Row] = {}
-        self.rolled_back: list[int] = []
-        self.replaced: list[tuple[int, int]] = []
-
-    def empty(self) -> bool:
-        changes = self.flow_changes or self.artifact_changes
-        return not (changes or self.completed) and not any(self._inserts().values())
-
-    def _inserts(self) -> dict[Insert, Sequence[Row]]:
-        return {
-            rows.FLOW_RUN: list(self.flow_runs.values()),
-            rows.SUBMISSION: self.submissions,
-            rows.ANY_RUN: list(self.runs.values()),
-            rows.DEPENDENCY: self.dependencies,
-            rows.TRANSITION: self.transitions,
-            rows.LOG: self.logs,
-            rows.ARTIFACT: list(self.artifacts.values()),
-        }
-
-    def write(self, transaction: Transaction, session: int) -> None:
-        for root in self.roots:
-            transaction.changed("UPDATE session SET root = ? WHERE id = ?", (root, session))
-        for run, old in self.replaced:  # the same call, made again by a resume
-            transaction.changed("DELETE FROM task_run WHERE id = ?", (old,))
-            transaction.changed("DELETE FROM dependency WHERE task_run = ?", (old,))
-            transaction.changed("UPDATE transition SET task_run = ? WHERE task_run = ?", (run, old))
-        for insert, its_rows in self._inserts().items():
-            if its_rows:
-                transaction.insert(insert, its_rows)
-        for (flow_run, task), values in self.completed.items():
-            shared = (flow_run, task, COMPLETED, 1, JSON)
-            transaction.insert_alike(rows.COMPLETED_RUN, shared, values)
-        failpoint(MID_BATCH)
-        for row in self.rolled_back:
-            transaction.changed(
-                "UPDATE task_run SET state_name = ? WHERE id = ?", (ROLLED_BACK, row)
-            )
-        for change in self.flow_changes:
-            transaction.changed(
-                "UPDATE flow_run SET state_type = ?, state_name = ?, message = ?, ended = ?, "
-                "attempt = ?, form = ?, result = ?, preview = ? WHERE id = ?",
-                change,
-            )
-        for change in self.artifact_changes.values():
-            if not transaction.changed(
-                "UPDATE artifact SET description = COALESCE(?, description), data = ?, "
-                "updated = ? WHERE id = ? AND type = 'progress'",
-                change,
-            ):
-                logger.warning("There is no progress artifact %s to update", change[3])
 
 
 def _message(outcome: Outcome) -> str | None:
