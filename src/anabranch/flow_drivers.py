@@ -95,6 +95,7 @@ def drive(flow: Flow[..., Any], call: tuple[Any, ...], lazily: bool) -> Driver:
         answer: Any = None
         error: BaseException | None = None
         with signals_told(context, raise_in_main) as told:
+            engine.told = engine.told or told
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)
@@ -248,6 +249,7 @@ async def drive_async(
             loop.call_soon_threadsafe(task.cancel)
 
         with kept_awake(loop), signals_told(context, tell) as told:
+            engine.told = engine.told or told
             while True:
                 try:
                     step = course.throw(error) if error is not None else course.send(answer)

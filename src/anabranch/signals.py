@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from time import sleep
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -26,42 +26,87 @@ PUT_OFF_SECONDS = 0.002
 PUT_OFF_TIMES = 500
 """After a second of this the signal takes effect wherever it is: our code waits for user code."""
 
+OWN_SECONDS = 0.5
+
 _RESTING = frozenset({Waiter.block.__code__})
 
 
 class Told:
-    """Which signal came; `again` once the flow has begun to end because of it."""
+    """Which signal came; `again` once the flow has begun to end because of it.
 
-    def __init__(self) -> None:
+    `pending` is one that came while our code ran: whichever of our code is about to return to the
+    user's calls `check`.
+    """
+
+    def __init__(self, tell: Callable[[int], object]) -> None:
         self.signal: int | None = None
         self.again = False
         self.put_off = 0
+        self.pending: int | None = None
+        self._sent = 0  # signals that we have sent ourselves, and those of them that have come
+        self._seen = 0
+        self._deciding = threading.Lock()  # whether to send one; no handler takes it
+        self._tell = tell
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """The handler of both signals."""
+        if self._sent > self._seen:
+            self._seen = self._sent
+            if self.pending is None:
+                return  # it was put off, and has had its effect meanwhile
+        if not _may_raise(frame) and self.put_off < PUT_OFF_TIMES:
+            self.put_off += 1
+            self.pending = number
+            _thread.start_new_thread(self._send_later, (number,))
+        else:
+            self._arrive(number)
+
+    def check(self) -> None:
+        """Raise what a pending signal raises, where that may happen now."""
+        if threading.get_ident() != threading.main_thread().ident:
+            return
+        with self._deciding:
+            number, self.pending = self.pending, None
+        if number is not None:
+            self._arrive(number)
+
+    def await_own(self) -> None:
+        """Until those that we have sent have come, so that nobody else takes them for others'; but
+        for one that has had no effect yet."""
+        until = monotonic() + OWN_SECONDS
+        while self._sent > self._seen and self.pending is None and monotonic() < until:
+            sleep(PUT_OFF_SECONDS / 2)
+
+    def _send_later(self, number: int) -> None:
+        sleep(PUT_OFF_SECONDS)
+        with self._deciding:
+            if self.pending is not None:
+                self._sent += 1
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+    def _arrive(self, number: int) -> None:
+        self.put_off = 0
+        self.pending = None
+        if self.again:
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
+        self.signal = number
+        self._tell(number)
 
 
 @contextmanager
 def signals_told(context: RunContext, tell: Callable[[int], object]) -> Generator[Told]:
     """While a root flow runs on the main thread, a signal goes to `tell`, and one that comes when
     the flow is ending leaves at once; the old handlers are put back."""
-    told = Told()
+    told = Told(tell)
     if context.engine is not None or threading.current_thread() is not threading.main_thread():
         yield told
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if not _may_raise(frame) and told.put_off < PUT_OFF_TIMES:
-            told.put_off += 1
-            send_again(number)
-            return
-        told.put_off = 0
-        if told.again:
-            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(143)
-        told.signal = number
-        tell(number)
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    old = {number: signal.signal(number, told.handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield told
     finally:
+        told.await_own()
         for number, handler in old.items():
             signal.signal(number, handler)
 

@@ -8,12 +8,12 @@ from typing import Any
 from anabranch.engine.publisher import Publisher
 from anabranch.events import Event, Recorder, Subscriber, TaskRunChanged, TaskRunsSubmitted
 from anabranch.futures import TaskFuture
-from anabranch.outcomes import CANCELLING, RETRY_WAIT, SETTLED
+from anabranch.outcomes import RETRY_WAIT, SETTLED
 
 GATHER_SECONDS = 0.02
 """How long events for the recorder are gathered, so that many go into one transaction."""
 
-_UNUSUAL = frozenset({RETRY_WAIT, CANCELLING})
+_UNUSUAL = frozenset({RETRY_WAIT})
 Run = TaskFuture[Any]
 
 

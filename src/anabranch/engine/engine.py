@@ -81,6 +81,7 @@ from anabranch.outcomes import (
 )
 from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, id_prefix, run_id
+from anabranch.signals import Told
 from anabranch.states import State
 from anabranch.subscribers.progress import TaskProgress
 from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
@@ -138,6 +139,7 @@ class Engine:
         self._tracker = Tracker(self.broadcast.phases, records=record is not None, strict=strict)
         self._next_key = 1
         self.flow_runs: set[str] = set()  # ids of those that began
+        self.told: Told | None = None  # of signals
         self.taken_over: str | None = None  # by another process, and what is said of that
         self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
@@ -197,6 +199,8 @@ class Engine:
             runs = self._submit_all(submission, inputs, wait_for)
         if context.transaction is not None:
             context.transaction.join(runs)
+        if self.told is not None and self.told.pending is not None:
+            self.told.check()
         return runs
 
     def _submit_all(
@@ -475,8 +479,21 @@ class Engine:
                 self._tracker.completed(outcomes, commands)
                 self._emit(commands)
             self._carry_out(commands)
+        self._cancelled([outcome for outcome in bad if outcome.phase == CANCELLED])
         for outcome in bad:
-            self._failed(outcome)
+            if outcome.phase != CANCELLED:
+                self._failed(outcome)
+
+    def _cancelled(self, outcomes: Sequence[Outcome]) -> None:
+        """There is nothing to decide about these, and they come by the thousand."""
+        if outcomes:
+            commands = Commands()
+            at = self.clock.time()
+            with self._lock:
+                for outcome in outcomes:
+                    self._tracker.failed(outcome, None, at, commands)
+                self._emit(commands)
+            self._carry_out(commands)
 
     def _failed(self, outcome: Outcome) -> None:
         """Decide on a retry, outside of the lock, and tell the tracker."""

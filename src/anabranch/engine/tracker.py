@@ -86,6 +86,8 @@ class Timer(NamedTuple):
     attempt: int
     phase: int
     delay: float
+    others: tuple[tuple[Run, int], ...] = ()
+    """Further runs with their attempts, since many are cancelled at once."""
 
 
 class Commands:
@@ -362,23 +364,30 @@ class Tracker:
     def due(self, timer: Timer, at: float, commands: Commands) -> Run | None:
         """A timer rang. Gives back the run if its timeout has passed: the engine then decides on
         a retry, and tells the outcome with `failed`."""
-        run, attempt, phase, _ = timer
+        run, attempt, phase, _, others = timer
+        if phase == CANCELLED:
+            for each, its_attempt in ((run, attempt), *others):
+                self._give_up(each, its_attempt, at, commands)
+            return None
         if self.live.get(run._key) is not run or run._attempt != attempt:
             return None
         if phase == RETRY_WAIT and run._phase == RETRY_WAIT:
             self._ready(run, commands)
-        elif phase == CANCELLED and run._phase == CANCELLING:
-            self._settle(
-                run, unstarted(run, CANCELLED, at, "It did not stop when asked."), commands
-            )
         elif phase == TIMED_OUT and run._phase == RUNNING:
             commands.cancels.append(run)
             return run
         return None
 
+    def _give_up(self, run: Run, attempt: int, at: float, commands: Commands) -> None:
+        """A run was asked to stop, and its grace period is over."""
+        if self.live.get(run._key) is run and run._attempt == attempt and run._phase == CANCELLING:
+            message = "It did not stop when asked."
+            self._settle(run, unstarted(run, CANCELLED, at, message), commands)
+
     def cancel(self, runs: Iterable[Run], at: float, grace: float, commands: Commands) -> int:
         """Someone asks for the end of these; how many had not settled."""
         count = 0
+        asked: list[Run] = []
         for run in runs:
             if self.live.get(run._key) is not run:
                 continue
@@ -388,8 +397,12 @@ class Tracker:
             elif run._phase not in (CANCELLING, RECORDING):
                 self._move(run, CANCELLING)
                 self._told(run, CANCELLING, at, None, commands)
-                commands.cancels.append(run)
-                commands.timers.append(Timer(run, run._attempt, CANCELLED, grace))
+                asked.append(run)
+        if asked:
+            commands.cancels += asked
+            first, *others = asked
+            late = tuple((run, run._attempt) for run in others)
+            commands.timers.append(Timer(first, first._attempt, CANCELLED, grace, late))
         return count
 
     def members(self, group: Group) -> list[Run]:
@@ -567,6 +580,8 @@ def not_ready(run: Run, blocker: Run, at: float) -> Outcome:
 
 def _cancelled(run: Run, outcome: Outcome) -> Outcome:
     """The end of a run that was asked to stop: whatever its last attempt gave, it is cancelled."""
+    if outcome.phase == CANCELLED and outcome.value is None:
+        return outcome  # it never began: these come by the thousand, and have their message
     error = CancelledRun(f"{run.name!r} was cancelled while it ran.")
     return Outcome(
         run._key, run._attempt, CANCELLED, error, outcome.started, outcome.seconds, "Cancelled."
