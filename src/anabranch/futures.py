@@ -25,6 +25,7 @@ from collections.abc import (
 )
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
+from anabranch.errors import CancelledRun
 from anabranch.outcomes import (
     CANCELLED,
     COMPLETED,
@@ -261,6 +262,8 @@ def outcome_exception(outcome: Outcome, name: str) -> BaseException:
     """The exception of an attempt that did not complete."""
     if isinstance(outcome.value, BaseException):
         return outcome.value
+    if outcome.phase == CANCELLED:
+        return CancelledRun(f"{name!r}: {outcome.message or 'Cancelled.'}")
     return outcome_state(outcome, name).exception()
 
 

@@ -89,7 +89,8 @@ class Broadcast:
         return self._recording is None or self._recording.flush(seconds)
 
     def close(self) -> None:
-        """Hand on what is left, to the recorder first: it is what others may wait for."""
+        """Hand on what is left; to subscribers first, whose last log lines the recorder keeps too."""
+        self.publisher.flush()
         if self._recording is not None:
             self._recording.close(60.0)
         self.publisher.close()
