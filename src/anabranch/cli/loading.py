@@ -8,6 +8,7 @@ not run.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -105,11 +106,21 @@ def load_file(path: Path) -> ModuleType:
     importlib.invalidate_caches()
     if name not in sys.modules and name in sys.stdlib_module_names:
         raise _taken(path, name)
+    _forget_compiled(place)
     module = importlib.import_module(name)
     file = getattr(module, "__file__", None)
     if file is None or Path(file).resolve() != place:
         raise _taken(path, name)
     return module
+
+
+def _forget_compiled(place: Path) -> None:
+    """Python takes a file for unchanged that has its old size and was written in the same second;
+    what runs here has to be what the file says."""
+    try:
+        Path(importlib.util.cache_from_source(place)).unlink(missing_ok=True)
+    except (OSError, NotImplementedError):  # not ours to remove, or there is no such cache
+        pass
 
 
 def _taken(path: Path, name: str) -> FlowFileError:
