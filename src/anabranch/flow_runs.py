@@ -499,7 +499,7 @@ def _new_run(
     submitted = context.task_run  # where it is the subflow's own, both have one name
     name = submitted.name if submitted is not None and context.task is flow else None
     return FlowRun(
-        id=run_id(engine.prefix, engine.next_number()),
+        id=run_id(engine.prefix, engine.intake.next_number()),
         name=name or flow.name_for(args, kwargs),
         flow_name=flow.name,
         tags=context.tags,

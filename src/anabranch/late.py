@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anabranch.store.migrating import migrate as migrate
     from anabranch.store.postgres import PostgresDatabase as PostgresDatabase
     from anabranch.store.recalling import recorded_calls as recorded_calls
+    from anabranch.store.slots import StoreSlots as StoreSlots
     from anabranch.store.slots import open_slots as open_slots
 
 _LATE = {
@@ -35,6 +36,7 @@ _LATE = {
     "ResumeContext": "resuming",
     "SlotKeeper": "engine.slot_keeper",
     "StoreCaches": "store.caches",
+    "StoreSlots": "store.slots",
     "TagGate": "engine.tag_gate",
     "explain": "explaining",
     "keep_persistent": "results.persistence",

@@ -52,7 +52,7 @@ def recording_engine(
             writer.fence = partial(_fence, engine)
             writer.running = engine.running
             writer.unsettled = engine.unsettled
-            engine.open_slots = partial(_slots, writer)
+            engine.limits.open_slots = partial(_slots, writer)
             lifetimes.enter_context(
                 logs_stored(engine.flow_runs.__contains__, engine.broadcast.record)
             )
@@ -76,9 +76,7 @@ def _opened_writer(settings: Settings, prefix: int) -> StoreWriter | None:
 
 
 def _slots(writer: StoreWriter) -> SlotStore:
-    from anabranch.store.slots import StoreSlots  # only where slots of limits are asked for
-
-    return StoreSlots(writer.database.another())
+    return late.StoreSlots(writer.database.another())
 
 
 def _caches(writer: StoreWriter, keep: Keeper, clock: Clock) -> Caches:

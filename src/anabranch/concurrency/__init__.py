@@ -110,7 +110,7 @@ def _is_async() -> bool:
 def _ask(fn: Callable[..., Any], *args: Any) -> Any:
     engine = current_context().engine
     if engine is not None:
-        return engine.ask_limits(fn, *args)
+        return engine.limits.ask_limits(fn, *args)
     database = settings_store()
     try:
         return fn(database, *args)

@@ -43,6 +43,12 @@ class Alone:
         return nullcontext()
 
 
+def _source() -> Any:
+    """Whom the calling code asks for slots."""
+    engine = current_context().engine
+    return Alone() if engine is None else engine.limits
+
+
 class Request:
     """What one `concurrency` or `rate_limit` asks for, checked."""
 
@@ -69,7 +75,7 @@ class Request:
 
     def take(self) -> Holding:
         """Wait in this thread."""
-        source = current_context().engine or Alone()
+        source = _source()
         answers: list[BaseException | None] = []
         waiter = Waiter()
 
@@ -90,7 +96,7 @@ class Request:
         """Wait on the running loop."""
         import asyncio  # on whose loop this runs, so that it is loaded
 
-        source = current_context().engine or Alone()
+        source = _source()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[BaseException | None] = loop.create_future()
 

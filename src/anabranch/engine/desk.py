@@ -185,7 +185,7 @@ class EngineDesk:
     def _take_slots(self, call: Call, words: TakeSlots) -> None:
         """Held here for the call, until it gives them back, ends, or dies."""
         answered = partial(self._slots_taken, words.ticket)
-        ticket = self.engine.take_slots(words.wanted, words.timeout, answered)
+        ticket = self.engine.limits.take_slots(words.wanted, words.timeout, answered)
         self._tickets.setdefault(call.key, {})[words.ticket] = ticket
 
     def _slots_taken(self, ticket: int, error: BaseException | None) -> None:
@@ -194,7 +194,7 @@ class EngineDesk:
     def _give_slots(self, key: int, ticket: int) -> None:
         taken = self._tickets.get(key, {}).pop(ticket, None)
         if taken is not None:
-            self.engine.give_slots(taken)
+            self.engine.limits.give_slots(taken)
 
     def _ask_limits(self, number: int, words: AskLimits) -> None:
         """Answered once the store was asked, which must not hold up others here."""
@@ -205,7 +205,7 @@ class EngineDesk:
             else:
                 self.tell(Refusal(number, portable_exception(error)))
 
-        self.engine.when_asked(words.fn, words.args, then)
+        self.engine.limits.when_asked(words.fn, words.args, then)
 
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,18 +23,16 @@ from weakref import WeakValueDictionary
 from anabranch import late
 from anabranch.caching import Caches
 from anabranch.clock import Clock
-from anabranch.context import RunContext, current_context
-from anabranch.dependencies import Search, find_blockers, needs_search, resolve
+from anabranch.context import current_context
+from anabranch.dependencies import find_blockers, resolve
 from anabranch.engine.broadcast import Broadcast
-from anabranch.engine.callbacks import CallbackRunner, Callbacks, Verdict, call_reporting, call_user
+from anabranch.engine.callbacks import Callbacks, Verdict, call_reporting, call_user
+from anabranch.engine.intake import Intake, broken_call
+from anabranch.engine.limit_desk import LimitDesk
 from anabranch.engine.submission import OpenFlow, Submission
-from anabranch.engine.tracker import Commands, Tally, Timer, Tracker
+from anabranch.engine.tracker import Commands, Timer, Tracker
 from anabranch.errors import (
-    CancelledRun,
-    FinishedFlowError,
     ForeignFutureError,
-    FutureCycleError,
-    ResultNotKeptError,
     RunTimedOut,
 )
 from anabranch.events import (
@@ -48,20 +45,17 @@ from anabranch.events import (
     Subscriber,
     TaskRunsRolledBack,
 )
-from anabranch.execution.calls import Call, Keep, Scope, TaskSpec
+from anabranch.execution.calls import Call, Keep
 from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.futures import (
     Done,
     Links,
-    Recalled,
     TaskFuture,
     make_state,
     outcome_exception,
     outcome_state,
     until_settled,
 )
-from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
-from anabranch.limits import SlotStore, Wanted
 from anabranch.locks import YieldingLock
 from anabranch.logging import prints_logged
 from anabranch.outcomes import (
@@ -75,29 +69,21 @@ from anabranch.outcomes import (
     RUNNING,
     SETTLED,
     TIMED_OUT,
-    Away,
     Kept,
     Outcome,
 )
-from anabranch.recorded import Recorded
 from anabranch.runs import FlowRun, id_prefix, run_id
 from anabranch.signals import Told
 from anabranch.states import State
 from anabranch.subscribers.progress import TaskProgress
-from anabranch.task_runners.base import Desk, OpenRunner, refuse_unsupported
+from anabranch.task_runners.base import Desk, OpenRunner
 from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
     from anabranch.engine.cache_desk import CacheDesk
-    from anabranch.engine.slot_keeper import Answered, SlotKeeper, Ticket
-    from anabranch.engine.tag_gate import TagGate
 
 logger = logging.getLogger("anabranch.runs")
 
-CROWD = 100
-"""Calls that wait for slots before the next ones are slow to lend their workers."""
-CHUNK = 1_000
-"""Runs of a map that are submitted at a time, so that the first run while the last are made."""
 
 Run = TaskFuture[Any]
 
@@ -106,9 +92,9 @@ class Engine:
     """Runs one root flow with all below it, or one task called on its own.
 
     `grace` is how many seconds a cancelled run gets to stop; `record` keeps what happens, with what
-    `keep` leaves of a result, and `make_caches` gives what has results that are there already; `prefix` begins the
-    ids of the runs. Implements `futures.Home` for its futures and `task_runners.base.Inbox` for its
-    runners.
+    `keep` leaves of a result, and `make_caches` gives what has results that are there already;
+    `prefix` begins the ids of the runs. Calls come in by its `intake`. Implements `futures.Home` for
+    its futures and `task_runners.base.Inbox` for its runners.
     """
 
     def __init__(
@@ -129,336 +115,23 @@ class Engine:
         self.keep = keep
         self._make_caches = make_caches
         self._cache_desk: CacheDesk | None = None
-        self.open_slots: Callable[[], SlotStore] | None = None  # by default of the settings' store
-        self._slot_keeper: SlotKeeper | None = None
-        self._gate: TagGate | None = None
+        self.limits = LimitDesk(self)
         self._making = threading.Lock()
         self.records = record is not None
         self._lock = YieldingLock()
         strict = record is not None and record.strict
         self._tracker = Tracker(self.broadcast.phases, records=record is not None, strict=strict)
-        self._next_key = 1
         self.flow_runs: set[str] = set()  # ids of those that began
         self.told: Told | None = None  # of signals
         self.taken_over: str | None = None  # by another process, and what is said of that
         self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
-        self._next_index: dict[str, int] = {}
         self._lifetimes = ExitStack()
         self._logs_prints = False
-        self._tallies: dict[str, Tally] = {}
+        self.intake = Intake(self)
+        self.submit = self.intake.submit
+        self.submit_expansion = self.intake.submit_expansion
         self._sent: WeakValueDictionary[int, Run] = WeakValueDictionary()  # workers refer to them
-
-    # -- calls go down ------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        spec: TaskSpec,
-        inputs: Sequence[tuple[Any, ...]],
-        kwargs: Mapping[str, Any],
-        *,
-        kwargs_each: Sequence[Mapping[str, Any]] | None = None,
-        wait_for: Iterable[Any] = (),
-        mapped: bool = False,
-        runner: OpenRunner | None = None,
-        context: RunContext | None = None,
-        visible: bool = True,
-        digest: bytes | None = None,
-    ) -> list[TaskFuture[Any]]:
-        """Take one call for each tuple of positional arguments, in the calling context.
-
-        `runner` carries them instead of the flow's own. `digest` stands for the inputs of a single
-        call whose arguments are not here. Raises `FinishedFlowError` where the flow
-        takes no more, `ForeignFutureError` for a future of another run, and
-        `UnsupportedOptionError` for what the runner cannot do.
-        """
-        context = context or current_context()
-        open_flow: OpenFlow = context.open_flow
-        carrier = runner or open_flow.runner
-        assert carrier is not None  # tasks look first
-        if spec.special and runner is None and spec not in open_flow.accepted:
-            refuse_unsupported(spec.name, spec.resources, spec.priority, carrier)
-            open_flow.accepted.add(spec)
-        submission = self._submission(
-            spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
-        )
-        submission.digest = digest
-        first = submission.scope.first_key
-        if (
-            len(inputs) == 1
-            and not (wait_for or kwargs_each or submission.recorded or submission.limits)
-            and _is_plain(spec, inputs[0], kwargs)
-        ):
-            run: Run = TaskFuture(submission, first, inputs[0])
-            if self.records:
-                found = digest or inputs_digest(inputs[0], kwargs)
-                run._digest = open_flow.identity(spec.key, found)
-            self._take_plain(submission, run)
-            runs = [run]
-        else:
-            runs = self._submit_all(submission, inputs, wait_for)
-        if context.transaction is not None:
-            context.transaction.join(runs)
-        if self.told is not None and self.told.pending is not None:
-            self.told.check()
-        return runs
-
-    def _submit_all(
-        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], wait_for: Iterable[Any]
-    ) -> list[Run]:
-        first = submission.scope.first_key
-        common = self._common_search(submission, wait_for)
-        runs: list[Run] = []
-        for start in range(0, len(inputs), CHUNK):
-            chunk: list[Run] = [
-                TaskFuture(submission, first + start + n, args)
-                for n, args in enumerate(inputs[start : start + CHUNK])
-            ]
-            runs += chunk
-            self._submit_chunk(submission, chunk, common)
-        return runs
-
-    def submit_expansion(
-        self,
-        name: str,
-        expand: Callable[[], list[TaskFuture[Any]]],
-        sources: Sequence[TaskFuture[Any]],
-        digest: bytes,
-    ) -> TaskFuture[list[TaskFuture[Any]]]:
-        """Make more runs once these futures have settled; `digest` stands for what they are made of.
-
-        The future settles with them. It counts as a run of the flow, which nobody is told of.
-        """
-        spec = TaskSpec(name, f"anabranch:{name}", expand)
-        carrier = CallbackRunner(self.callbacks, self)
-        return self.submit(
-            spec, ((),), {}, wait_for=sources, runner=carrier, visible=False, digest=digest
-        )[0]
-
-    def _submission(
-        self,
-        spec: TaskSpec,
-        count: int,
-        kwargs: Mapping[str, Any],
-        kwargs_each: Sequence[Mapping[str, Any]] | None,
-        mapped: bool,
-        runner: OpenRunner,
-        open_flow: OpenFlow,
-        context: RunContext,
-        visible: bool,
-    ) -> Submission:
-        log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
-        if log_prints:
-            self.log_prints()
-        with self._lock:
-            if self.taken_over is not None:
-                raise CancelledRun(self.taken_over)
-            if open_flow.group.closing or self.interrupted:
-                raise FinishedFlowError(spec.name, open_flow.name)
-            key = self._next_key
-            self._next_key += count
-            index = self._next_index.get(spec.name, 0)
-            self._next_index[spec.name] = index + count
-            tally = self._tally(spec) if visible else Tally(spec.name)
-        scope = Scope(
-            self,
-            open_flow,
-            open_flow.flow_run,
-            context.task_run_id,
-            context.tags | spec.tags if spec.tags else context.tags,
-            log_prints,
-            self.prefix,
-            key,
-            index,
-            str(uuid.uuid4()) if mapped else None,
-            self.keep if visible else None,
-            context.transaction,
-        )
-        limits = ()
-        if scope.tags and self.records and visible:
-            limits = self._tag_gate.limits_on(scope.tags, context)
-        return Submission(
-            self,
-            spec,
-            scope,
-            open_flow,
-            runner,
-            kwargs,
-            kwargs_each,
-            copy_context(),
-            tally,
-            visible,
-            limits,
-        )
-
-    def _tally(self, spec: TaskSpec) -> Tally:
-        tally = self._tallies.get(spec.name)
-        if tally is None:
-            tally = self._tallies[spec.name] = Tally(spec.name)
-        return tally
-
-    def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
-        """The futures that all runs of a submission wait for."""
-        common = None
-        wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
-        if wait_for or needs_search(submission.kwargs.values()):
-            common = find_blockers(submission.spec.name, submission.kwargs)
-            if wait_for:
-                waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
-                if waited.unknown:
-                    submission.wait_for = wait_for
-                for future, allowed in waited.blockers.items():
-                    if future._phase != DORMANT:  # it has completed: its value is not wanted
-                        common.blockers[future] = allowed and common.blockers.get(future, True)
-            self._refuse_foreign(submission, common)
-        return common if common is not None and common.needed else None
-
-    def _submit_chunk(
-        self, submission: Submission, chunk: list[Run], common: Search | None
-    ) -> None:
-        if self.records:
-            self._identify(submission, chunk)
-        replaced: list[tuple[Run, int]] = []
-        if submission.recorded is not None:
-            chunk, replaced = self._recall(submission, chunk, submission.recorded, common)
-        if common is None and not submission.kwargs_each and not _any_needs_search(chunk):
-            self._take(submission, chunk, chunk, (), replaced=replaced)
-            return
-        plain: list[Run] = []
-        linked: list[tuple[Run, Mapping[Run, bool]]] = []
-        broken: list[Outcome] = []
-        for run in chunk:
-            try:
-                search = self._search(submission, run, common)
-            except (FutureCycleError, RecursionError) as error:
-                broken.append(_broken(run, error, self.clock.time()))
-                search = None
-            if search is None:
-                plain.append(run)
-            else:
-                run._links = Links()
-                run._links.search = True
-                linked.append((run, search.blockers))
-        self._take(submission, chunk, plain, linked, broken, replaced)
-
-    def _identify(self, submission: Submission, chunk: Sequence[Run]) -> None:
-        """Note what makes each call the same call in a later process."""
-        key, identity = submission.spec.key, submission.scope.open_flow.identity
-        if submission.digest is not None:
-            chunk[0]._digest = identity(key, submission.digest)
-            return
-        each = submission.kwargs_each
-        if each is not None:
-            start = chunk[0]._key - submission.scope.first_key
-            each = each[start : start + len(chunk)]
-        inputs = [run._inputs for run in chunk]
-        for run, digest in zip(chunk, inputs_digests(inputs, submission.kwargs, each), strict=True):
-            run._digest = identity(key, digest) if digest == BY_ORDER else digest
-
-    def _recall(
-        self,
-        submission: Submission,
-        chunk: Sequence[Run],
-        recorded: Recorded,
-        common: Search | None,
-    ) -> tuple[list[Run], list[tuple[Run, int]]]:
-        """Settle those that were recorded as completed; the others, and which runs they replace."""
-        key, source = submission.spec.key, submission.spec.source
-        known: list[Run] = []
-        left: list[Run] = []
-        replaced: list[tuple[Run, int]] = []
-        for run in chunk:
-            digest = run._digest or BY_ORDER
-            call = recorded.take(key, digest, source, digest.startswith(BY_ORDER))
-            if call is None:
-                left.append(run)
-            elif not call.completed:
-                left.append(run)
-                replaced.append((run, call.row))
-            else:
-                run._links = run._links or Links()
-                run._links.recalled = Recalled(call.row, call.id)
-                run._links.name = call.name
-                try:
-                    value = call.value()
-                except ResultNotKeptError:
-                    recorded.lacks_value(key)
-                    search = self._search(submission, run, common)
-                    run._links.search = search is not None
-                    with self._lock:
-                        self._tracker.dormant(run, {} if search is None else search.blockers)
-                    continue
-                if not submission.spec.in_memory:
-                    value = Away(call.value)
-                run._outcome = Outcome(
-                    run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
-                )
-                known.append(run)
-        if known:
-            with self._lock:
-                self._tracker.recalled(known)
-        return left, replaced
-
-    def _take_plain(self, submission: Submission, run: Run) -> None:
-        """The quick way for a single run that can be launched as it is."""
-        with self._lock:
-            if submission.group.closing:
-                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self.broadcast.tells_submissions and submission.visible:
-                self.broadcast.submitted((run,), self.clock.time())
-            self._tracker.submitted_plain(run)
-        submission.runner.launch([submission.call(run)])
-        self.broadcast.back_pressure()
-
-    def _take(
-        self,
-        submission: Submission,
-        chunk: Sequence[Run],
-        plain: Sequence[Run],
-        linked: Sequence[tuple[Run, Mapping[Run, bool]]],
-        broken: Sequence[Outcome] = (),
-        replaced: Sequence[tuple[Run, int]] = (),
-    ) -> None:
-        """Tell the tracker of new runs; those with broken arguments are plain ones that fail."""
-        if not chunk:
-            return
-        commands = Commands()
-        with self._lock:
-            if submission.group.closing:
-                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self.broadcast.hears_submissions and submission.visible:
-                self.broadcast.submitted(chunk, self.clock.time(), linked, replaced)
-            if plain:
-                self._tracker.submitted(plain, commands)
-            if linked:
-                now = self.clock.time()
-                for run, blockers in linked:
-                    self._tracker.submitted_linked(run, blockers, now, commands)
-            self._emit(commands)
-        if broken:
-            keys = {outcome.key for outcome in broken}
-            commands.launches = [run for run in commands.launches if run._key not in keys]
-            self.finished(broken)
-        self._carry_out(commands)
-        self.broadcast.back_pressure()
-
-    def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
-        """What one run waits for; None where its inputs are plain."""
-        values: list[Any] = [run._inputs]
-        if submission.kwargs_each is not None:
-            values.append(submission.kwargs_of(run))
-        search = find_blockers(submission.spec.name, *values)
-        self._refuse_foreign(submission, search)
-        if common is not None:
-            for future, allowed in common.blockers.items():
-                search.blockers[future] = allowed and search.blockers.get(future, True)
-            search.annotated = True
-        return search if search.needed else None
-
-    def _refuse_foreign(self, submission: Submission, search: Search) -> None:
-        for future in search.blockers:
-            if future._shared.home is not self:
-                raise ForeignFutureError(future.name, submission.spec.name)
 
     # -- outcomes come back -------------------------------------------------------------------------
 
@@ -574,7 +247,7 @@ class Engine:
         if commands.changes:
             self.broadcast.changed(commands.changes)
         if commands.released or commands.gated:
-            self._tag_gate.apply(commands.released, commands.gated)
+            self.limits.tag_gate.apply(commands.released, commands.gated)
 
     def _carry_out(self, commands: Commands) -> None:
         for timer in commands.timers:
@@ -637,7 +310,7 @@ class Engine:
             if submission.spec.run_name is not None and links.name is None:
                 links.name = submission.spec.name_for(args, kwargs)
         except Exception as error:
-            self.finished([_broken(run, error, self.clock.time())])
+            self.finished([broken_call(run, error, self.clock.time())])
             return []
         call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
         desk = None if submission.spec.caching is None else self.cache_desk
@@ -861,62 +534,6 @@ class Engine:
 
     # -- limits -------------------------------------------------------------------------------------
 
-    @property
-    def slot_keeper(self) -> SlotKeeper:
-        """What takes slots of limits; made by the first that asks."""
-        if self._slot_keeper is None:
-            with self._making:
-                if self._slot_keeper is None:
-                    open_slots = self.open_slots or late.open_slots
-                    self._slot_keeper = late.SlotKeeper(open_slots)
-        return self._slot_keeper
-
-    @property
-    def _tag_gate(self) -> TagGate:
-        keeper = self.slot_keeper
-        if self._gate is None:
-            with self._making:
-                if self._gate is None:
-                    self._gate = late.TagGate(self, keeper)
-        return self._gate
-
-    def take_slots(self, wanted: Wanted, timeout: float | None, then: Answered) -> Ticket:
-        """See `SlotKeeper.take`."""
-        return self.slot_keeper.take(wanted, timeout, then)
-
-    def give_slots(self, ticket: Ticket) -> None:
-        self.slot_keeper.give(ticket)
-
-    def slot_patience(self) -> float:
-        """Seconds that a call waits for slots until it lends its worker: each lending may cost a
-        thread, so that a crowd lends later."""
-        return 0.02 if self.slot_keeper.waiting < CROWD else 1.0
-
-    def ask_limits(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """What a function of `store.limits` gives for the store of this run."""
-        answer: list[Any] = []
-        waiter = Waiter()
-
-        def then(value: Any, error: BaseException | None) -> None:
-            answer.extend((value, error))
-            waiter.wake()
-
-        self.when_asked(fn, args, then)
-        while not answer:
-            waiter.block()
-        if answer[1] is not None:
-            raise answer[1]
-        return answer[0]
-
-    def when_asked(
-        self,
-        fn: Callable[..., Any],
-        args: Sequence[Any],
-        then: Callable[[Any, BaseException | None], object],
-    ) -> None:
-        """The same without waiting: `then` gets the value or the error."""
-        self.slot_keeper.call(partial(_asked, fn, args), then)
-
     def admitted(self, run: Run, attempt: int) -> None:
         """A task run has the slots of the limits by its tags."""
         commands = Commands()
@@ -982,12 +599,6 @@ class Engine:
                     below.append(run)
         self.cancel(below)
 
-    def next_number(self) -> int:
-        """A number for a run that is not a task's, unique in this engine."""
-        with self._lock:
-            self._next_key += 1
-            return self._next_key - 1
-
     def wait_in(self, open_flow: OpenFlow, waiter: Waiter) -> None:
         """Block the flow's own thread until the waiter is done."""
         if open_flow.runner is None:
@@ -1006,7 +617,7 @@ class Engine:
     def progress(self) -> list[TaskProgress]:
         """Counts by task, in the order in which the tasks came up."""
         with self._lock:
-            tallies = [(tally.name, list(tally.counts)) for tally in self._tallies.values()]
+            tallies = [(tally.name, list(tally.counts)) for tally in self.intake.tallies.values()]
         running = Counter(_shared(run).spec.name for run in self.running())
         return [
             TaskProgress(
@@ -1025,8 +636,7 @@ class Engine:
         self.callbacks.close()
         if self._cache_desk is not None:
             self._cache_desk.close(self.grace + 1)
-        if self._slot_keeper is not None:
-            self._slot_keeper.close(self.grace + 1)
+        self.limits.close(self.grace + 1)
         self.broadcast.close()
         self.clock.close()
         self._lifetimes.close()
@@ -1036,28 +646,8 @@ def _started_by(open_flow: OpenFlow, task_run_id: str) -> bool:
     return open_flow.flow_run is not None and open_flow.flow_run.parent_task_run_id == task_run_id
 
 
-def _asked(fn: Callable[..., Any], args: Sequence[Any], slots: Any) -> Any:
-    return fn(slots.database, *args)
-
-
 def _shared(run: Run) -> Submission:
     return run._shared  # pyright: ignore[reportReturnType]  # futures know only the port
-
-
-def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call's arguments are what the task is to get, and nothing else has to be made."""
-    if spec.resources or spec.run_name or spec.caching is not None or needs_search(args):
-        return False
-    return not kwargs or not needs_search(kwargs.values())
-
-
-def _any_needs_search(runs: Iterable[Run]) -> bool:
-    return any(needs_search(run._inputs) for run in runs)
-
-
-def _broken(run: Run, error: BaseException, at: float) -> Outcome:
-    """The outcome of a run whose arguments could not be made ready."""
-    return Outcome(run._key, run._attempt, FAILED, error, at, 0.0)
 
 
 def _stopped(run: Run, at: float) -> Outcome:

@@ -28,17 +28,16 @@ from anabranch.execution.deadlocks import refuse_deadlock
 from anabranch.execution.names import default_name
 from anabranch.execution.pickling import dumps, loads
 from anabranch.execution.portable import packed, received_exception, unpacked
+from anabranch.execution.remote_limits import RemoteLimits
 from anabranch.execution.requests import (
     AddCallback,
     Answer,
-    AskLimits,
     AskParameters,
     Began,
     Cancel,
     Carry,
     Describe,
     Ended,
-    GiveSlots,
     KeepArtifact,
     Launch,
     Refusal,
@@ -47,14 +46,12 @@ from anabranch.execution.requests import (
     Stop,
     Submit,
     Submitted,
-    TakeSlots,
     Watch,
     numbered,
 )
 from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
 from anabranch.identities import inputs_digest
-from anabranch.limits import Wanted
 from anabranch.outcomes import SETTLED, Outcome
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.waiting import Waiter
@@ -179,7 +176,7 @@ class RemoteEngine:
         self._pending: dict[int, Pending] = {}
         self._mirrors: WeakValueDictionary[int, Run] = WeakValueDictionary()
         self._carried: dict[int, Carried] = {}
-        self._tickets: dict[int, Callable[[BaseException | None], object]] = {}
+        self.limits = RemoteLimits(self._send, self._ask, self._numbers, self.lending)
         self._tasks: dict[int, tuple[TaskSpec, bytes]] = {}  # by identity, the spec kept alive
         self._parameters: dict[str, Mapping[str, Any]] = {}
         self._reader: int | None = None
@@ -385,28 +382,6 @@ class RemoteEngine:
     def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
         self._send(KeepArtifact(event), "An artifact")
 
-    # -- limits -------------------------------------------------------------------------------------
-
-    def take_slots(
-        self, wanted: Wanted, timeout: float | None, then: Callable[[BaseException | None], object]
-    ) -> int:
-        """As `Engine.take_slots`; the flow's process holds them for the call."""
-        ticket = next(self._numbers)
-        self._tickets[ticket] = then
-        self._send(TakeSlots(ticket, wanted, timeout), "A request for slots")
-        return ticket
-
-    def give_slots(self, ticket: int) -> None:
-        self._tickets.pop(ticket, None)
-        self._send(GiveSlots(ticket), "Slots")
-
-    def slot_patience(self) -> float:
-        """As `Engine.slot_patience`; a crowd has no room in one process."""
-        return 0.02
-
-    def ask_limits(self, fn: Callable[..., Any], *args: Any) -> Any:
-        return self._ask(AskLimits(fn, args), "Limits")
-
     def refuse_flow(self, flow_name: str) -> None:
         """Raise `UnsupportedOptionError`: flows run in the process of the root flow."""
         task_run = current_context().task_run
@@ -448,9 +423,7 @@ class RemoteEngine:
         elif isinstance(notice, Launch):
             self._launch(*notice)
         elif isinstance(notice, SlotsTaken):
-            then = self._tickets.pop(notice.ticket, None)
-            if then is not None:
-                then(None if notice.error is None else received_exception(notice.error))
+            self.limits.told(notice)
         elif isinstance(notice, Stop):
             self._stop(notice.keys)
 

@@ -119,7 +119,7 @@ def _miscounted(engine: Engine, recorder: Recorder) -> Iterator[str]:
     counts = [0] * len(PHASE_STATES)
     for run in recorder.runs.values():
         counts[run._phase] += 1
-    for name, tally in engine._tallies.items():
+    for name, tally in engine.intake.tallies.items():
         if tally.counts != counts:
             yield f"the tally of {name} has {tally.counts}, and there are {counts}"
 

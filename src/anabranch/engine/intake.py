@@ -1,0 +1,383 @@
+"""Where calls come in: each becomes a run, with a number and what it waits for, and the tracker hears
+of it. What an earlier process has recorded is handed back here."""
+
+# pyright: reportPrivateUsage=false
+# The engine's rooms share the slots of the run record, which are private to users, and the engine's.
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+
+from anabranch.context import RunContext, current_context
+from anabranch.dependencies import Search, find_blockers, needs_search
+from anabranch.engine.callbacks import CallbackRunner
+from anabranch.engine.submission import OpenFlow, Submission
+from anabranch.engine.tracker import Commands, Tally
+from anabranch.errors import (
+    CancelledRun,
+    FinishedFlowError,
+    ForeignFutureError,
+    FutureCycleError,
+    ResultNotKeptError,
+)
+from anabranch.execution.calls import Scope, TaskSpec
+from anabranch.futures import Links, Recalled, TaskFuture
+from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
+from anabranch.outcomes import COMPLETED, DORMANT, FAILED, Away, Outcome
+from anabranch.recorded import Recorded
+from anabranch.task_runners.base import OpenRunner, refuse_unsupported
+
+if TYPE_CHECKING:
+    from anabranch.engine.engine import Engine
+
+CHUNK = 1_000
+"""Runs of a map that are submitted at a time, so that the first run while the last are made."""
+
+Run = TaskFuture[Any]
+
+
+class Intake:
+    """Belongs to one engine, whose lock it takes. `tallies` counts the runs of each task, in the order
+    in which the tasks came up."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._next_key = 1
+        self._next_index: dict[str, int] = {}
+        self.tallies: dict[str, Tally] = {}
+
+    def submit(
+        self,
+        spec: TaskSpec,
+        inputs: Sequence[tuple[Any, ...]],
+        kwargs: Mapping[str, Any],
+        *,
+        kwargs_each: Sequence[Mapping[str, Any]] | None = None,
+        wait_for: Iterable[Any] = (),
+        mapped: bool = False,
+        runner: OpenRunner | None = None,
+        context: RunContext | None = None,
+        visible: bool = True,
+        digest: bytes | None = None,
+    ) -> list[TaskFuture[Any]]:
+        """Take one call for each tuple of positional arguments, in the calling context.
+
+        `runner` carries them instead of the flow's own. `digest` stands for the inputs of a single
+        call whose arguments are not here. Raises `FinishedFlowError` where the flow
+        takes no more, `ForeignFutureError` for a future of another run, and
+        `UnsupportedOptionError` for what the runner cannot do.
+        """
+        context = context or current_context()
+        open_flow: OpenFlow = context.open_flow
+        carrier = runner or open_flow.runner
+        assert carrier is not None  # tasks look first
+        if spec.special and runner is None and spec not in open_flow.accepted:
+            refuse_unsupported(spec.name, spec.resources, spec.priority, carrier)
+            open_flow.accepted.add(spec)
+        submission = self._submission(
+            spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
+        )
+        submission.digest = digest
+        first = submission.scope.first_key
+        if (
+            len(inputs) == 1
+            and not (wait_for or kwargs_each or submission.recorded or submission.limits)
+            and _is_plain(spec, inputs[0], kwargs)
+        ):
+            run: Run = TaskFuture(submission, first, inputs[0])
+            if self._engine.records:
+                found = digest or inputs_digest(inputs[0], kwargs)
+                run._digest = open_flow.identity(spec.key, found)
+            self._take_plain(submission, run)
+            runs = [run]
+        else:
+            runs = self._submit_all(submission, inputs, wait_for)
+        if context.transaction is not None:
+            context.transaction.join(runs)
+        if self._engine.told is not None and self._engine.told.pending is not None:
+            self._engine.told.check()
+        return runs
+
+    def submit_expansion(
+        self,
+        name: str,
+        expand: Callable[[], list[TaskFuture[Any]]],
+        sources: Sequence[TaskFuture[Any]],
+        digest: bytes,
+    ) -> TaskFuture[list[TaskFuture[Any]]]:
+        """Make more runs once these futures have settled; `digest` stands for what they are made of.
+
+        The future settles with them. It counts as a run of the flow, which nobody is told of.
+        """
+        spec = TaskSpec(name, f"anabranch:{name}", expand)
+        carrier = CallbackRunner(self._engine.callbacks, self._engine)
+        return self.submit(
+            spec, ((),), {}, wait_for=sources, runner=carrier, visible=False, digest=digest
+        )[0]
+
+    def next_number(self) -> int:
+        """A number for a run that is not a task's, unique in this engine."""
+        with self._engine._lock:
+            self._next_key += 1
+            return self._next_key - 1
+
+    def _submit_all(
+        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], wait_for: Iterable[Any]
+    ) -> list[Run]:
+        first = submission.scope.first_key
+        common = self._common_search(submission, wait_for)
+        runs: list[Run] = []
+        for start in range(0, len(inputs), CHUNK):
+            chunk: list[Run] = [
+                TaskFuture(submission, first + start + n, args)
+                for n, args in enumerate(inputs[start : start + CHUNK])
+            ]
+            runs += chunk
+            self._submit_chunk(submission, chunk, common)
+        return runs
+
+    def _submission(
+        self,
+        spec: TaskSpec,
+        count: int,
+        kwargs: Mapping[str, Any],
+        kwargs_each: Sequence[Mapping[str, Any]] | None,
+        mapped: bool,
+        runner: OpenRunner,
+        open_flow: OpenFlow,
+        context: RunContext,
+        visible: bool,
+    ) -> Submission:
+        log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
+        if log_prints:
+            self._engine.log_prints()
+        with self._engine._lock:
+            if self._engine.taken_over is not None:
+                raise CancelledRun(self._engine.taken_over)
+            if open_flow.group.closing or self._engine.interrupted:
+                raise FinishedFlowError(spec.name, open_flow.name)
+            key = self._next_key
+            self._next_key += count
+            index = self._next_index.get(spec.name, 0)
+            self._next_index[spec.name] = index + count
+            tally = self._tally(spec) if visible else Tally(spec.name)
+        scope = Scope(
+            self._engine,
+            open_flow,
+            open_flow.flow_run,
+            context.task_run_id,
+            context.tags | spec.tags if spec.tags else context.tags,
+            log_prints,
+            self._engine.prefix,
+            key,
+            index,
+            str(uuid.uuid4()) if mapped else None,
+            self._engine.keep if visible else None,
+            context.transaction,
+        )
+        limits = ()
+        if scope.tags and self._engine.records and visible:
+            limits = self._engine.limits.tag_gate.limits_on(scope.tags, context)
+        return Submission(
+            self._engine,
+            spec,
+            scope,
+            open_flow,
+            runner,
+            kwargs,
+            kwargs_each,
+            copy_context(),
+            tally,
+            visible,
+            limits,
+        )
+
+    def _tally(self, spec: TaskSpec) -> Tally:
+        tally = self.tallies.get(spec.name)
+        if tally is None:
+            tally = self.tallies[spec.name] = Tally(spec.name)
+        return tally
+
+    def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
+        """The futures that all runs of a submission wait for."""
+        common = None
+        wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
+        if wait_for or needs_search(submission.kwargs.values()):
+            common = find_blockers(submission.spec.name, submission.kwargs)
+            if wait_for:
+                waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
+                if waited.unknown:
+                    submission.wait_for = wait_for
+                for future, allowed in waited.blockers.items():
+                    if future._phase != DORMANT:  # it has completed: its value is not wanted
+                        common.blockers[future] = allowed and common.blockers.get(future, True)
+            self._refuse_foreign(submission, common)
+        return common if common is not None and common.needed else None
+
+    def _submit_chunk(
+        self, submission: Submission, chunk: list[Run], common: Search | None
+    ) -> None:
+        if self._engine.records:
+            self._identify(submission, chunk)
+        replaced: list[tuple[Run, int]] = []
+        if submission.recorded is not None:
+            chunk, replaced = self._recall(submission, chunk, submission.recorded, common)
+        if common is None and not submission.kwargs_each and not _any_needs_search(chunk):
+            self._take(submission, chunk, chunk, (), replaced=replaced)
+            return
+        plain: list[Run] = []
+        linked: list[tuple[Run, Mapping[Run, bool]]] = []
+        broken: list[Outcome] = []
+        for run in chunk:
+            try:
+                search = self._search(submission, run, common)
+            except (FutureCycleError, RecursionError) as error:
+                broken.append(broken_call(run, error, self._engine.clock.time()))
+                search = None
+            if search is None:
+                plain.append(run)
+            else:
+                run._links = Links()
+                run._links.search = True
+                linked.append((run, search.blockers))
+        self._take(submission, chunk, plain, linked, broken, replaced)
+
+    def _identify(self, submission: Submission, chunk: Sequence[Run]) -> None:
+        """Note what makes each call the same call in a later process."""
+        key, identity = submission.spec.key, submission.scope.open_flow.identity
+        if submission.digest is not None:
+            chunk[0]._digest = identity(key, submission.digest)
+            return
+        each = submission.kwargs_each
+        if each is not None:
+            start = chunk[0]._key - submission.scope.first_key
+            each = each[start : start + len(chunk)]
+        inputs = [run._inputs for run in chunk]
+        for run, digest in zip(chunk, inputs_digests(inputs, submission.kwargs, each), strict=True):
+            run._digest = identity(key, digest) if digest == BY_ORDER else digest
+
+    def _recall(
+        self,
+        submission: Submission,
+        chunk: Sequence[Run],
+        recorded: Recorded,
+        common: Search | None,
+    ) -> tuple[list[Run], list[tuple[Run, int]]]:
+        """Settle those that were recorded as completed; the others, and which runs they replace."""
+        key, source = submission.spec.key, submission.spec.source
+        known: list[Run] = []
+        left: list[Run] = []
+        replaced: list[tuple[Run, int]] = []
+        for run in chunk:
+            digest = run._digest or BY_ORDER
+            call = recorded.take(key, digest, source, digest.startswith(BY_ORDER))
+            if call is None:
+                left.append(run)
+            elif not call.completed:
+                left.append(run)
+                replaced.append((run, call.row))
+            else:
+                run._links = run._links or Links()
+                run._links.recalled = Recalled(call.row, call.id)
+                run._links.name = call.name
+                try:
+                    value = call.value()
+                except ResultNotKeptError:
+                    recorded.lacks_value(key)
+                    search = self._search(submission, run, common)
+                    run._links.search = search is not None
+                    with self._engine._lock:
+                        self._engine._tracker.dormant(
+                            run, {} if search is None else search.blockers
+                        )
+                    continue
+                if not submission.spec.in_memory:
+                    value = Away(call.value)
+                run._outcome = Outcome(
+                    run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
+                )
+                known.append(run)
+        if known:
+            with self._engine._lock:
+                self._engine._tracker.recalled(known)
+        return left, replaced
+
+    def _take_plain(self, submission: Submission, run: Run) -> None:
+        """The quick way for a single run that can be launched as it is."""
+        with self._engine._lock:
+            if submission.group.closing:
+                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
+            if self._engine.broadcast.tells_submissions and submission.visible:
+                self._engine.broadcast.submitted((run,), self._engine.clock.time())
+            self._engine._tracker.submitted_plain(run)
+        submission.runner.launch([submission.call(run)])
+        self._engine.broadcast.back_pressure()
+
+    def _take(
+        self,
+        submission: Submission,
+        chunk: Sequence[Run],
+        plain: Sequence[Run],
+        linked: Sequence[tuple[Run, Mapping[Run, bool]]],
+        broken: Sequence[Outcome] = (),
+        replaced: Sequence[tuple[Run, int]] = (),
+    ) -> None:
+        """Tell the tracker of new runs; those with broken arguments are plain ones that fail."""
+        if not chunk:
+            return
+        commands = Commands()
+        with self._engine._lock:
+            if submission.group.closing:
+                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
+            if self._engine.broadcast.hears_submissions and submission.visible:
+                self._engine.broadcast.submitted(chunk, self._engine.clock.time(), linked, replaced)
+            if plain:
+                self._engine._tracker.submitted(plain, commands)
+            if linked:
+                now = self._engine.clock.time()
+                for run, blockers in linked:
+                    self._engine._tracker.submitted_linked(run, blockers, now, commands)
+            self._engine._emit(commands)
+        if broken:
+            keys = {outcome.key for outcome in broken}
+            commands.launches = [run for run in commands.launches if run._key not in keys]
+            self._engine.finished(broken)
+        self._engine._carry_out(commands)
+        self._engine.broadcast.back_pressure()
+
+    def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
+        """What one run waits for; None where its inputs are plain."""
+        values: list[Any] = [run._inputs]
+        if submission.kwargs_each is not None:
+            values.append(submission.kwargs_of(run))
+        search = find_blockers(submission.spec.name, *values)
+        self._refuse_foreign(submission, search)
+        if common is not None:
+            for future, allowed in common.blockers.items():
+                search.blockers[future] = allowed and search.blockers.get(future, True)
+            search.annotated = True
+        return search if search.needed else None
+
+    def _refuse_foreign(self, submission: Submission, search: Search) -> None:
+        for future in search.blockers:
+            if future._shared.home is not self._engine:
+                raise ForeignFutureError(future.name, submission.spec.name)
+
+
+def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call's arguments are what the task is to get, and nothing else has to be made."""
+    if spec.resources or spec.run_name or spec.caching is not None or needs_search(args):
+        return False
+    return not kwargs or not needs_search(kwargs.values())
+
+
+def _any_needs_search(runs: Iterable[Run]) -> bool:
+    return any(needs_search(run._inputs) for run in runs)
+
+
+def broken_call(run: Run, error: BaseException, at: float) -> Outcome:
+    """The outcome of a run whose arguments could not be made ready."""
+    return Outcome(run._key, run._attempt, FAILED, error, at, 0.0)
