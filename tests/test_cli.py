@@ -407,9 +407,9 @@ def test_the_doctor_tells_problems_with_the_way_out(
 
 def test_the_version_is_printed_by_a_light_process(home: Path) -> None:
     code = (
-        "import sys; from anabranch.cli import main\n"
+        "import sys; from anabranch.cli.app import app\n"
         "sys.argv = ['anabranch', 'version']\n"
-        "try: main()\n"
+        "try: app()\n"
         "except SystemExit: pass\n"
         "heavy = {'sqlalchemy', 'asyncio', 'rich', 'sqlite3', 'tenacity', 'anyio'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -1,6 +1,6 @@
 """`python -m anabranch`, the same as the command."""
 
-from anabranch.cli import main
+from anabranch.cli.app import app
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import anabranch
 from anabranch.errors import FlowFileError
 
 if TYPE_CHECKING:
@@ -27,18 +28,12 @@ if TYPE_CHECKING:
 
 def load_flow(given: str) -> Flow[..., Any]:
     """The flow that `given` names, or the only one in its file. Raises `FlowFileError`."""
-    from anabranch.flows import (
-        Flow,  # and with it the engine, which a look at the store does without
-    )
-
-    return _load(given, Flow, "flow")
+    return _load(given, anabranch.Flow, "flow")  # loads the engine, which other commands spare
 
 
 def load_task(given: str) -> Task[..., Any]:
     """The same for a task."""
-    from anabranch.tasks import Task  # as above
-
-    return _load(given, Task, "task")
+    return _load(given, anabranch.Task, "task")
 
 
 def _load(given: str, kind: type[Any], noun: str) -> Any:
