@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from anabranch.cache_policies import (
     TASK_SOURCE,
 )
 from anabranch.errors import (
+    IsolationError,
     OptionError,
     TamperedResultError,
     UnhashableInput,
@@ -1049,22 +1051,6 @@ def test_nothing_stays_open_or_locked(log: str, home: Path) -> None:
 # -- where results are ----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """The options that lead to an S3 server of our own, on the loopback, with one bucket."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = {"key": "k", "secret": "s", "endpoint_url": f"http://{host}:{port}"}
-    import s3fs
-
-    s3fs.S3FileSystem(**options).mkdir("caching")  # servers of one process share their buckets
-    yield options
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "memory", "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     name = f"{request.node.name}-{os.getpid()}".replace("[", "-").replace("]", "")
@@ -1072,7 +1058,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
         return LocalStorage(tmp_path / "results")
     if request.param == "memory":
         return FsspecStorage(f"memory://{name}")
-    return FsspecStorage(f"s3://caching/{name}", **request.getfixturevalue("s3"))
+    return FsspecStorage(f"s3://bucket/{name}", **request.getfixturevalue("s3"))
 
 
 @pytest.mark.parametrize(
@@ -1179,6 +1165,33 @@ def test_a_store_that_cannot_be_written_costs_only_the_cache(
     assert double(1, log) == 2
     assert len(marks(log)) == 3
     assert "The run goes on without being recorded" in caplog.text
+
+
+def test_a_serializable_task_does_not_run_where_nobody_is_kept_away(
+    log: str, home: Path, tmp_path: Path
+) -> None:
+    class NoLocks:
+        def acquire_lock(self, key: str, holder: str, acquire_timeout: float) -> bool:
+            raise ConnectionError("the lock server is gone")
+
+        def release_lock(self, key: str, holder: str) -> None: ...
+
+    policy = (INPUTS - "log").configure(isolation_level="serializable")
+    locked = double.with_options(cache_policy=policy.configure(lock_manager=NoLocks()))
+    alone = double.with_options(cache_policy=policy)
+
+    @flow
+    def census(counted: Any) -> int:
+        return counted.submit(1, log).result()
+
+    with pytest.raises(IsolationError, match="the lock server is gone"):
+        census(locked)
+    assert census(alone) == 2
+    shutil.rmtree(home)
+    home.write_text("a file where the folder should be")
+    with pytest.raises(IsolationError, match="this run is not recorded"):
+        census(alone)
+    assert marks(log) == ["1"]
 
 
 def test_on_postgresql(log: str, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,8 @@ class CachePolicy:
     """Makes the key of a call; one of your own has a `compute_key`, or `parts`.
 
     `key_storage` is where keys are kept: a path, a URL, or storage. `lock_manager` and
-    `isolation_level` say how calls with one key keep out of each other's way.
+    `isolation_level` say how calls with one key keep out of each other's way: where they cannot, a
+    call runs all the same with `"read_committed"`, as by default, and fails with `"serializable"`.
     """
 
     key_storage: Any = None

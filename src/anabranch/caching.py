@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.cache_policies import CachePolicy, Parts
+from anabranch.errors import IsolationError
 from anabranch.outcomes import Kept
 
 
@@ -15,6 +16,12 @@ class Caching(NamedTuple):
     policy: CachePolicy
     expiration: float | None = None
     refresh: bool = False
+
+    def refuse_unguarded(self, task_name: str, problem: str) -> None:
+        """Raise `IsolationError` if the task may not run where others with its key are not kept
+        away."""
+        if self.policy.isolation_level == "serializable":
+            raise IsolationError(task_name, problem)
 
 
 class Found(NamedTuple):

@@ -558,6 +558,17 @@ class FlowFileError(AnabranchError, ValueError):
         super().__init__(f"{given!r} will not do: {problem}")
 
 
+class IsolationError(AnabranchError, RuntimeError):
+    """A call that others with its cache key must be kept away from cannot be sure of that."""
+
+    def __init__(self, task_name: str, problem: str) -> None:
+        super().__init__(
+            f"{task_name} has a cache_policy with isolation_level='serializable', and nothing keeps "
+            f"others with its key away now: {problem}. Mend that, or use 'read_committed', which runs "
+            "the call all the same."
+        )
+
+
 class ConflictError(StoreError):
     """A row that may be there once was to be written twice."""
 

@@ -221,6 +221,7 @@ class CacheDesk:
         except (TamperedResultError, StorageKeyError):
             raise
         except Exception as error:
+            _caching_of(call.spec).refuse_unguarded(call.spec.name, str(error))
             logger.warning("%s runs without the cache: %s", run.name, error)
             self._engine.launch(call)
             return

@@ -33,6 +33,7 @@ from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Timer, Tracker
 from anabranch.errors import (
     ForeignFutureError,
+    IsolationError,
     RunTimedOut,
 )
 from anabranch.events import (
@@ -313,9 +314,17 @@ class Engine:
             self.finished([broken_call(run, error, self.clock.time())])
             return []
         call = submission.call(run)._replace(args=args, kwargs=kwargs, name=links.name)
-        desk = None if submission.spec.caching is None else self.cache_desk
+        caching = submission.spec.caching
+        if caching is None:
+            return [call]
+        desk = self.cache_desk
         if desk is not None:
             desk.look(run, call)
+            return []
+        try:
+            caching.refuse_unguarded(submission.spec.name, "this run is not recorded")
+        except IsolationError as error:
+            self.finished([broken_call(run, error, self.clock.time())])
             return []
         return [call]
 
