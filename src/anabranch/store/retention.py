@@ -6,6 +6,7 @@ moments only. The flow run goes last: a removal that was cut short is done again
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +20,9 @@ from anabranch.store.sessions import UNFINISHED, claim, close_session
 ROWS_AT_ONCE: Final = 5_000
 PAGES_AT_ONCE: Final = 1_000
 RUNS_AT_ONCE: Final = 200
+PAUSE_SECONDS: Final = 0.025
+"""After each chunk: SQLite lets a writer that waits try again every 1 to 25 ms at first, and one that
+finds no gap is not heard."""
 
 
 @dataclass(slots=True)
@@ -144,8 +148,9 @@ def _remove(database: Database, table: str, key: str, where: str, values: Sequen
         with database.transaction() as transaction:
             count = transaction.changed(sql, (*values, ROWS_AT_ONCE))
         total += count
-        if not count:
+        if count < ROWS_AT_ONCE:
             return total
+        time.sleep(PAUSE_SECONDS)
 
 
 def _still_there(database: Database, ids: Sequence[str]) -> tuple[str, ...]:
