@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from anabranch.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from anabranch import runtime as runtime
     from anabranch.annotations import allow_failure as allow_failure
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from anabranch.tasks import task as task
     from anabranch.transactions import transaction as transaction
 
-__version__ = "0.1.0"
 
 # What loads when it is first used, and where it lives.
 _LAZY = {

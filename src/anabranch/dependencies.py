@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from anabranch.annotations import Annotation, allow_failure, opaque, quote
 from anabranch.errors import FutureCycleError, NestingTooDeepError
 from anabranch.futures import FutureList, TaskFuture
-from anabranch.outcomes import COMPLETED, SETTLED
+from anabranch.outcomes import COMPLETED, SETTLED, Away, RemoteValue
 
 DEPTH_LIMIT = 150
 
@@ -193,17 +193,18 @@ def _is_annotation(value: Any) -> TypeGuard[Annotation[Any]]:
     return isinstance(value, Annotation)
 
 
-def resolve(value: Any) -> Any:
+def resolve(value: Any, runner: object = None) -> Any:
     """The value with each settled future in it replaced by its result.
 
     The failure of an allowed future is replaced by its exception. What holds no future comes back
-    as the same object.
+    as the same object. A result that stays with this `runner` is replaced by its `RemoteValue`.
     """
-    return _Resolver().resolve(value)
+    return _Resolver(runner).resolve(value)
 
 
 class _Resolver:
-    def __init__(self) -> None:
+    def __init__(self, runner: object) -> None:
+        self._runner = runner
         self._done: dict[int, Any] = {}
 
     def resolve(self, value: Any) -> Any:
@@ -212,7 +213,7 @@ class _Resolver:
             return value
         if _is_future(value):
             if value._phase < SETTLED or value._phase == COMPLETED:
-                return value._settled_result()
+                return self._remote(value) or value._settled_result()
             return value._exception()  # only an allowed failure comes this far
         if PARTS(kind) is None:
             return value
@@ -221,6 +222,13 @@ class _Resolver:
             self._done[identity] = value  # what a cycle back to it finds
             self._done[identity] = self._rebuilt(value, kind)
         return self._done[identity]
+
+    def _remote(self, future: TaskFuture[Any]) -> RemoteValue | None:
+        outcome = future._outcome
+        if outcome is None or type(outcome.value) is not Away:
+            return None
+        remote = outcome.value.remote
+        return remote if remote is not None and remote.home is self._runner else None
 
     def _rebuilt(self, value: Any, kind: Any) -> Any:
         if _is_annotation(value):

@@ -677,3 +677,32 @@ class TransactionError(AnabranchError, ValueError):
 
     def __init__(self, problem: str, way_out: str) -> None:
         super().__init__(f"{problem}. {way_out}")
+
+
+class WorkerVersionError(AnabranchError, RuntimeError):
+    """A worker of a cluster has another version of Python, or of this package, than the flow."""
+
+    def __init__(self, worker: str, its: Iterable[str], ours: Iterable[str]) -> None:
+        (python, package), (our_python, our_package) = its, ours
+        super().__init__(
+            f"Worker {worker} has Python {python} with anabranch {package}, and this flow runs on "
+            f"Python {our_python} with anabranch {our_package}. Functions that travel by value need "
+            "the same on both sides: install these versions there, or run the flow with those."
+        )
+
+
+class ClusterConnectionError(AnabranchError, ConnectionError):
+    """A cluster could not be reached, or is gone."""
+
+    def __init__(self, engine: str, address: str, problem: str, way_out: str) -> None:
+        super().__init__(f"{engine} at {address}: {problem}. {way_out}")
+
+
+class LostResultError(AnabranchError, RuntimeError):
+    """A result that stayed on a cluster is not there any more."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The result stayed on the cluster, and cannot be had: {why}. Ask for it while its flow "
+            "runs, return it from the flow, or keep it with persist_result=True."
+        )

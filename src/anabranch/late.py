@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from anabranch.engine.tag_gate import TagGate as TagGate
     from anabranch.explaining import explain as explain
     from anabranch.results.persistence import Persistence as Persistence
+    from anabranch.results.persistence import find_persistent as find_persistent
     from anabranch.results.persistence import keep_persistent as keep_persistent
     from anabranch.results.storages import storage as storage
     from anabranch.resuming import ResumeContext as ResumeContext
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
     from anabranch.store.recalling import recorded_calls as recorded_calls
     from anabranch.store.slots import StoreSlots as StoreSlots
     from anabranch.store.slots import open_slots as open_slots
+    from anabranch.task_runners.cluster_runner import ClusterRunner as ClusterRunner
+    from anabranch.task_runners.dask_cluster import DaskCluster as DaskCluster
+    from anabranch.task_runners.dask_cluster import open_dask_client as open_dask_client
 
 _LATE = {
     "CacheDesk": "engine.cache_desk",
+    "ClusterRunner": "task_runners.cluster_runner",
+    "DaskCluster": "task_runners.dask_cluster",
     "EngineDesk": "engine.desk",
     "Persistence": "results.persistence",
     "PostgresDatabase": "store.postgres",
@@ -39,8 +45,10 @@ _LATE = {
     "StoreSlots": "store.slots",
     "TagGate": "engine.tag_gate",
     "explain": "explaining",
+    "find_persistent": "results.persistence",
     "keep_persistent": "results.persistence",
     "migrate": "store.migrating",
+    "open_dask_client": "task_runners.dask_cluster",
     "open_slots": "store.slots",
     "recorded_calls": "store.recalling",
     "resume_run": "resuming",

@@ -69,9 +69,46 @@ class Kept(NamedTuple):
 
 
 class Away(NamedTuple):
-    """Stands for a value that is not held in memory; `load()` reads it from where it is kept."""
+    """Stands for a value that is not held in memory; `load()` reads it from where it is kept.
+
+    `remote` is set where that is the memory of a cluster.
+    """
 
     load: Callable[[], Any]
+    remote: RemoteValue | None = None
+
+
+class RemoteValue:
+    """A value that stays where it was made, in the memory of a cluster.
+
+    `home` is the open runner that can hand it to other calls there by its `handle`; `fetch` brings
+    it here. `size` is in bytes.
+    """
+
+    __slots__ = ("__weakref__", "_here", "fetch", "handle", "home", "size")
+
+    def __init__(
+        self, home: object, handle: Any, size: int, fetch: Callable[[RemoteValue], Any]
+    ) -> None:
+        self.home: object | None = home
+        self.handle = handle
+        self.size = size
+        self.fetch = fetch
+        self._here: tuple[Any] | None = None
+
+    def load(self) -> Any:
+        """The value itself; raises `LostResultError` where the cluster has it no more."""
+        return self.fetch(self) if self._here is None else self._here[0]
+
+    def bring_home(self) -> None:
+        """Hold the value here from now on, and let the cluster's go."""
+        self._here = (self.fetch(self),)
+        self.home = self.handle = None
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A value on a cluster is handed on by the runner that knows it, and no other."
+        )
 
 
 class Outcome(NamedTuple):

@@ -307,7 +307,12 @@ class Engine:
                 if more:
                     self._wait_again(run, more)
                     return []
-                args, kwargs = resolve(args), resolve(kwargs)
+                named = submission.spec.run_name is not None and links.name is None
+                if named or submission.spec.caching is not None:  # these look at the values
+                    args, kwargs = resolve(args), resolve(kwargs)
+                else:
+                    runner = submission.runner
+                    args, kwargs = resolve(args, runner), resolve(kwargs, runner)
             if submission.spec.run_name is not None and links.name is None:
                 links.name = submission.spec.name_for(args, kwargs)
         except Exception as error:

@@ -29,6 +29,10 @@ class Keep(Protocol):
         """What stands for a value that was stored."""
         ...
 
+    def found(self, call: Call, /) -> tuple[Any, Kept] | None:
+        """What this very run has kept before, on a worker that died before it could say so."""
+        ...
+
     def keep_flow(self, value: Any, persistence: Any, key: str, inline: bool, /) -> Kept:
         """The same of a flow run's value; `inline` where it may stay in memory."""
         ...

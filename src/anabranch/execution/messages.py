@@ -24,7 +24,7 @@ NOTICE: Final = 6  # bytes of what the engine tells, see requests.py
 
 # From a child.
 STARTED: Final = 7  # key, attempt
-ENDED: Final = 8  # a packed outcome
+ENDED: Final = 8  # a packed outcome; of a cluster also the size of a value that stays there, frames
 LOG: Final = 9  # bytes of a log record's attributes
 RETURNED: Final = 10  # keys of calls that it has not begun and gives back; whether as asked
 WAITS: Final = 11  # key of a call that has begun to wait for others
@@ -40,6 +40,16 @@ def pack(messages: list[Message]) -> bytes:
     """A frame of these messages."""
     data = pickle.dumps(messages, 5)
     return _HEADER.pack(len(data)) + data
+
+
+def framed(messages: list[Message]) -> bytes:
+    """The same for a channel that keeps frames apart by itself."""
+    return pickle.dumps(messages, 5)
+
+
+def unframed(frame: bytes) -> list[Message]:
+    """The other end of `framed`."""
+    return pickle.loads(frame)
 
 
 class FrameReader:

@@ -1,7 +1,8 @@
 """Values on their way to another process, and what is said about those that cannot go.
 
 Functions that can be imported go by name, also those that stand under the name of their task;
-futures go as references, which the other end gives a meaning.
+futures go as references, which the other end gives a meaning, and values that stay on a cluster as
+places in a list that travels beside them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from anabranch.errors import UnpicklableError
 from anabranch.execution.functions import find_by_name, function_by_name, importable_name
 from anabranch.futures import TaskFuture
+from anabranch.outcomes import RemoteValue
 
 PROTOCOL = 5
 DEEPEST = 20
@@ -42,35 +44,56 @@ def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
         raise UnpicklableError(what, path, reason) from error
 
 
-def loads(data: bytes, futures: Futures | None = None) -> Any:
-    """The other end of `dumps`; raises whatever the value's own code raises."""
-    if futures is None or _FUTURE_MARK not in data:
+def dumps_apart(
+    value: Any, what: str, names: Sequence[str] = ("value",)
+) -> tuple[bytes, list[RemoteValue]]:
+    """The same, with the remote values in it, which go by another way."""
+    apart: list[RemoteValue] = []
+    try:
+        return _dumps(value, apart), apart
+    except Exception as error:
+        named = dict(zip(names, value if len(names) > 1 else (value,), strict=True))
+        path, reason = offender(named, error, lambda part: _by_value(part, []))
+        raise UnpicklableError(what, path, reason) from error
+
+
+def loads(data: bytes, futures: Futures | None = None, values: Sequence[Any] = ()) -> Any:
+    """The other end of `dumps`, and of `dumps_apart` with the `values`; raises whatever the value's
+    own code raises."""
+    if not values and (futures is None or FUTURE_MARK not in data):
         return pickle.loads(data)
-    return _Unpickler(data, futures).load()
+    return _Unpickler(data, futures, values).load()
 
 
-def _dumps(value: Any) -> bytes:
+def _dumps(value: Any, apart: list[RemoteValue] | None = None) -> bytes:
     if not cloudpickle.list_registry_pickle_by_value():
         try:
             data = pickle.dumps(value, PROTOCOL)
         except Exception:  # a lambda, a local class, a future: the other way can send those
-            return _by_value(value)
+            return _by_value(value, apart)
         if b"__main__" not in data:  # another process has another main module
             return data
-    return _by_value(value)
+    return _by_value(value, apart)
 
 
-def _by_value(value: Any) -> bytes:
+def _by_value(value: Any, apart: list[RemoteValue] | None = None) -> bytes:
     file = io.BytesIO()
-    ByValuePickler(file, PROTOCOL).dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
+    pickler = ByValuePickler(file, PROTOCOL)
+    pickler.apart = apart
+    pickler.dump(value)  # pyright: ignore[reportUnknownMemberType]  # untyped there
     return file.getvalue()
 
 
 class ByValuePickler(cloudpickle.Pickler):
     """Cloudpickle, with what it does not know: our futures, functions behind their task, and where a
-    class stands in its module."""
+    class stands in its module. `apart` takes remote values, where those can go."""
+
+    apart: list[RemoteValue] | None = None
 
     def reducer_override(self, obj: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # untyped there
+        if type(obj) is RemoteValue and self.apart is not None:
+            self.apart.append(obj)
+            return value_at, (len(self.apart) - 1,)
         if isinstance(obj, TaskFuture):
             return future_at, obj._shared.home.reference(obj)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownArgumentType]  # the record's own
         if type(obj) is FunctionType and not cloudpickle.list_registry_pickle_by_value():
@@ -91,17 +114,26 @@ def future_at(prefix: int, key: int) -> TaskFuture[Any]:
     raise TypeError("A future means nothing outside of the run that it belongs to.")
 
 
-_FUTURE_MARK = future_at.__name__.encode()
+def value_at(index: int) -> Any:
+    """What stands for a value that goes by another way."""
+    raise TypeError("A value that came by another way is missing.")
+
+
+FUTURE_MARK = future_at.__name__.encode()
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, futures: Futures) -> None:
+    def __init__(self, data: bytes, futures: Futures | None, values: Sequence[Any]) -> None:
         super().__init__(io.BytesIO(data))
         self._futures = futures
+        self._values = values
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if global_name == future_at.__name__ and module_name == __name__:
-            return self._futures.future
+        if module_name == __name__:
+            if global_name == future_at.__name__ and self._futures is not None:
+                return self._futures.future
+            if global_name == value_at.__name__:
+                return self._values.__getitem__
         return super().find_class(module_name, global_name)
 
 

@@ -71,6 +71,10 @@ class Line(Protocol):
         """Give up the current call's slot for the length of the block."""
         ...
 
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        """The same while this thread waits, at most `timeout` seconds; whether the waiter is done."""
+        ...
+
 
 class Mirror:
     """What futures of one submission share on a worker; see `futures.Shared`."""
@@ -332,8 +336,7 @@ class RemoteEngine:
         if waiter.done:
             return True
         refuse_deadlock(futures)
-        with self._line.lend():
-            return waiter.wait(timeout)
+        return self._line.wait(waiter, timeout)
 
     async def wait_async(self, future: Run) -> None:
         with self._line.lend():

@@ -30,7 +30,7 @@ class ForwardingHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._send(_packed(record))
+            self._send(packed_record(record))
         except Exception:
             self.handleError(record)
 
@@ -48,7 +48,7 @@ def handle_remote(data: bytes) -> None:
     logging.getLogger(record.name).handle(record)
 
 
-def _packed(record: logging.LogRecord) -> bytes:
+def packed_record(record: logging.LogRecord) -> bytes:
     attributes = {**record.__dict__, "msg": record.getMessage(), "args": None, "exc_info": None}
     if record.exc_info and not record.exc_text:
         attributes["exc_text"] = _formatter.formatException(record.exc_info)

@@ -33,6 +33,7 @@ from anabranch.execution.run import failure, run_call
 from anabranch.logging import prints_logged
 from anabranch.outcomes import Outcome
 from anabranch.signals import send_again
+from anabranch.waiting import Waiter
 
 GRACE_SECONDS = 1.0
 """How long a call may go on after the parent is gone."""
@@ -208,6 +209,10 @@ class Worker:
             with self._lending:
                 self._main_waits -= on_main
                 self._channel.send((messages.GOES_ON, key))
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        with self.lend():
+            return waiter.wait(timeout)
 
     # -- the reading thread -----------------------------------------------------------------------
 

@@ -40,6 +40,14 @@ class Keeper:
         key: str = json.loads(kept.data)["key"]
         return Away(partial(_read, persistence or late.Persistence(), self.secret, key))
 
+    def found(self, call: Call) -> tuple[Any, Kept] | None:
+        """What this very run has stored before, on a worker that died before it could say so; not
+        where others store under the same key."""
+        persistence: Persistence | None = call.spec.persistence
+        if persistence is None or persistence.result_storage_key is not None:
+            return None
+        return late.find_persistent(call.task_run().id, persistence, self.secret)
+
     def keep_flow(
         self, value: Any, persistence: Persistence | None, key: str, inline: bool
     ) -> Kept:

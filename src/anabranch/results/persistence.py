@@ -66,6 +66,17 @@ def keep_persistent(
     return _stored(store, key, value, record.metadata.size)
 
 
+def find_persistent(
+    key: str, persistence: Persistence, secret: bytes | None
+) -> tuple[Any, Kept] | None:
+    """The value that is kept under the key in that storage, if there is one."""
+    store = persistence.store(secret)
+    if not store.exists(key):
+        return None
+    record = store.read(key)
+    return record.value, _stored(store, key, record.value, record.metadata.size)
+
+
 def _stored(store: ResultStore, key: str, value: Any, size: int) -> Kept:
     """What is left of a value that the store has under the key."""
     where = {

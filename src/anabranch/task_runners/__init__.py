@@ -16,13 +16,18 @@ _LAZY = {
     "ThreadPoolTaskRunner": "anabranch.task_runners.threads",
     "AsyncioTaskRunner": "anabranch.task_runners.asyncio",
     "ProcessPoolTaskRunner": "anabranch.task_runners.processes",
+    "DaskTaskRunner": "anabranch.task_runners.dask",
+    "RayTaskRunner": "anabranch.task_runners.ray",
 }
 _SCHEMES = {
     "inline": "InlineTaskRunner",
     "threads": "ThreadPoolTaskRunner",
     "asyncio": "AsyncioTaskRunner",
     "processes": "ProcessPoolTaskRunner",
+    "dask": "DaskTaskRunner",
+    "ray": "RayTaskRunner",
 }
+_WITH_TARGET = frozenset({"dask", "ray"})
 
 
 def __getattr__(name: str) -> Any:
@@ -34,7 +39,8 @@ def __getattr__(name: str) -> Any:
 def task_runner(given: TaskRunner | type[TaskRunner] | str) -> TaskRunner:
     """The runner that an instance, a class or a string stands for.
 
-    Strings are `scheme`, `scheme?option=value` or `scheme://target?option=value`. Raises
+    Strings are `scheme`, `scheme?option=value` or `scheme://target?option=value`; in
+    `scheme+protocol://target` the target that the runner gets is `protocol://target`. Raises
     `UnknownTaskRunnerError` and `TaskRunnerOptionError`.
     """
     if isinstance(given, TaskRunner):
@@ -43,10 +49,11 @@ def task_runner(given: TaskRunner | type[TaskRunner] | str) -> TaskRunner:
         return given()
     text = str(given)
     head = text.split("?", 1)[0]
-    scheme = head.split("://", 1)[0]
+    scheme, plus, protocol = head.split("://", 1)[0].partition("+")
     target = urlsplit(text).netloc if "://" in head else ""
+    target = f"{protocol}://{target}" if plus else target
     options = dict(parse_qsl(text.split("?", 1)[1], keep_blank_values=True)) if "?" in text else {}
-    if isinstance(given, str) and scheme in _SCHEMES and not target:  # pyright: ignore[reportUnnecessaryIsInstance]  # as above
+    if isinstance(given, str) and scheme in _SCHEMES and (not target or scheme in _WITH_TARGET):  # pyright: ignore[reportUnnecessaryIsInstance]  # as above
         found: type[TaskRunner] = __getattr__(_SCHEMES[scheme])
         return found.from_string(target, options)
     from importlib.metadata import entry_points  # 12 ms that the runners of ours need not spend

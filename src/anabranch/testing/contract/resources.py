@@ -35,6 +35,8 @@ class Resources(ContractTests):
     def test_resources_that_the_runner_does_not_have(self) -> None:
         heavy = inc.with_options(resources={"gpu": 1})
         name = self.capabilities().name
+        if self.capabilities().resources is None:
+            pytest.skip("an engine counts them, and may come to have them")
 
         def body() -> None:
             with pytest.raises(UnsupportedOptionError, match="1 of resource 'gpu'.*" + name):

@@ -1,0 +1,379 @@
+"""One process of a cluster at work for a flow: calls come in by the cluster's engine, on threads of
+its own; what they tell goes back by an `Uplink`.
+
+Such a process may work for several flows at once. The engine calls a plain function there, so the
+only place for what it has to remember is this module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from queue import SimpleQueue
+from time import monotonic, sleep, time
+from typing import Any, NamedTuple, Protocol
+
+from anabranch.execution import messages
+from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.cluster_calls import (
+    Constants,
+    Definition,
+    Head,
+    Read,
+    Template,
+    arguments,
+    split,
+)
+from anabranch.execution.interrupts import Interrupt, Interruptible
+from anabranch.execution.measuring import STAYS_FROM, measured
+from anabranch.execution.messages import Message, framed, unframed
+from anabranch.execution.pickling import loads
+from anabranch.execution.portable import packed
+from anabranch.execution.remote_engine import FlowStandIn, RemoteEngine
+from anabranch.execution.run import drive_alone, failure, run_call
+from anabranch.execution.task_logs import listen_to_calls, note_levels
+from anabranch.logging import prints_logged
+from anabranch.outcomes import COMPLETED, Outcome
+from anabranch.waiting import Waiter
+
+TELL_AFTER_SECONDS = 0.02
+"""A call that has run for so long is told of, and so is what it has said since."""
+FLUSH_SECONDS = 0.1
+KEPT = 200
+"""Definitions, and constants of maps, that a worker remembers."""
+
+
+class Uplink(Protocol):
+    """A worker's way to the flow, and to its engine's slots."""
+
+    def send(self, key: int, frame: bytes) -> None:
+        """Frames of a call arrive in the order in which they were sent; from any thread."""
+        ...
+
+    def lend(self) -> AbstractContextManager[None]:
+        """Give the calling thread's slot to others for the length of the block."""
+        ...
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        """Block this thread, whose slot is lent, until the waiter is done; whether it is."""
+        ...
+
+
+class Ended(NamedTuple):
+    """What is left of a call: the frame that tells its end, and the value if that is to stay."""
+
+    frame: bytes
+    value: Any
+
+
+class AtWork:
+    """A call that runs here. `said` waits to be sent, `frames` have been."""
+
+    __slots__ = (
+        "attempt",
+        "began",
+        "flushed",
+        "frames",
+        "interrupt",
+        "key",
+        "said",
+        "thread",
+        "told",
+    )
+
+    def __init__(self, head: Head) -> None:
+        self.key = head.key
+        self.attempt = head.attempt
+        self.thread = threading.get_ident()
+        self.began = self.flushed = monotonic()
+        self.told = False
+        self.said: list[Message] = []
+        self.frames = 0
+        self.interrupt: Callable[[], object] | None = None
+
+
+class ClusterWorker:
+    """What this process knows of one flow; a `remote_engine.Line`."""
+
+    def __init__(self, template: Template, uplink: Uplink) -> None:
+        self.uplink = uplink
+        self.engine = RemoteEngine(self)
+        self._at_work: dict[int, AtWork] = {}
+        self._base: ContextVar[int] = ContextVar("anabranch_base_call")
+        self._definitions: dict[str, Definition] = {}
+        self._constants: dict[str, Read] = {}
+        self._changing = threading.RLock()
+        self._busy = threading.Event()
+        self._told: SimpleQueue[bytes | None] = SimpleQueue()
+        self._closed = False
+        note_levels(template.levels)
+        for work in (self._keep_telling, self._read):
+            threading.Thread(target=work, name="anabranch-worker", daemon=True).start()
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def carry_out(
+        self, template: Template, data: bytes, constants: Constants | None, values: Sequence[Any]
+    ) -> Ended:
+        """Run a call on this thread; never raises what the call does."""
+        head, rest = split(data)
+        at_work = AtWork(head)
+        with self._changing:
+            self._at_work[head.key] = at_work
+        if not self._busy.is_set():
+            self._busy.set()
+        if head.announces:
+            self._tell_start(at_work)
+        self._base.set(head.key)
+        started = time()
+        try:
+            call = self._call(template, head, rest, constants, values)
+            kept = self._kept_before(call)
+            outcome = kept or self._run(call, at_work)
+            sent, stays = self._sent(call, outcome)
+        except BaseException as error:  # imports run users' code, and so does reading arguments
+            call = Call(head.key, head.attempt, _NO_SPEC, _NO_SCOPE, (), {}, head.name)
+            outcome = failure(call, error, started, time() - started)
+            sent, stays = packed(outcome, head.name or "a task"), None
+        finally:
+            with self._changing:
+                del self._at_work[head.key]
+        frame = framed([*at_work.said, (messages.ENDED, sent, stays, at_work.frames)])
+        return Ended(frame, None if stays is None else outcome.value)
+
+    def _call(
+        self,
+        template: Template,
+        head: Head,
+        data: bytes,
+        constants: Constants | None,
+        values: Sequence[Any],
+    ) -> Call:
+        definition = self._definitions.get(template.token)
+        if definition is None:
+            definition = Definition(template, self.engine, FlowStandIn)
+            self._remember(self._definitions, template.token, definition)
+        shared = None
+        if constants is not None:
+            shared = self._constants.get(constants.token)
+            if shared is None:
+                shared = loads(constants.data, self.engine)
+                self._remember(self._constants, constants.token, shared)
+        args, kwargs = arguments(data, shared, self.engine, values)
+        scope = definition.scope(head.place)
+        return Call(head.key, head.attempt, definition.spec, scope, args, kwargs, head.name)
+
+    def _remember(self, known: dict[str, Any], token: str, thing: Any) -> None:
+        with self._changing:
+            known[token] = thing
+            if len(known) > KEPT:
+                del known[next(iter(known))]
+
+    def _kept_before(self, call: Call) -> Outcome | None:
+        """The outcome of a call whose result was stored by a worker that is gone since."""
+        keep = call.scope.keep
+        if keep is None or call.spec.persistence is None:
+            return None
+        found = keep.found(call)
+        if found is None:
+            return None
+        value, kept = found
+        return Outcome(call.key, call.attempt, COMPLETED, value, time(), 0.0, kept=kept)
+
+    def _run(self, call: Call, at_work: AtWork) -> Outcome:
+        started = time()
+        with Interruptible() as interruptible:
+            at_work.interrupt = interruptible.interrupt
+            try:
+                outcome = run_call(call, lambda coroutine: self._drive(coroutine, at_work))
+            except Interrupt as interrupt:  # it came after the task's own code had ended
+                outcome = failure(call, interrupt, started, time() - started)
+            at_work.interrupt = None
+            interruptible.settle(isinstance(outcome.value, Interrupt))
+        return outcome
+
+    def _drive(self, coroutine: Coroutine[Any, Any, Any], at_work: AtWork) -> Any:
+        async def run() -> Any:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None  # this is one
+            whole, at_work.interrupt = (
+                at_work.interrupt,
+                lambda: loop.call_soon_threadsafe(task.cancel),
+            )
+            try:
+                return await coroutine
+            finally:
+                at_work.interrupt = whole
+
+        return drive_alone(run())
+
+    def _sent(self, call: Call, outcome: Outcome) -> tuple[Any, int | None]:
+        """The outcome as it travels, and the size of its value where that stays here."""
+        if outcome.phase == COMPLETED and not isinstance(outcome.value, BaseException):
+            size = measured(outcome.value, f"The result of {call.run_name}")
+            if size >= STAYS_FROM:
+                value, kept = outcome.value, outcome.kept
+                if kept is None and call.scope.keep is not None:
+                    value, kept = call.kept(value)
+                bare = outcome._replace(value=None, kept=kept)
+                return packed(bare, call.run_name), size
+        return packed(outcome, call.run_name), None
+
+    # -- what the engine's stand-in needs, see `remote_engine.Line` ---------------------------------
+
+    def ask(self, request: bytes) -> None:
+        at_work = self._base_call()
+        if at_work is not None:
+            with self._changing:
+                at_work.said.append((messages.REQUEST, at_work.key, request))
+                self._flush(at_work)
+
+    @contextmanager
+    def lend(self) -> Generator[None]:
+        at_work = self._base_call()
+        if at_work is None or at_work.thread != threading.get_ident():
+            yield  # a thread that holds no slot
+            return
+        self._say(at_work, (messages.WAITS, at_work.key))
+        try:
+            with self.uplink.lend():
+                yield
+        finally:
+            self._say(at_work, (messages.GOES_ON, at_work.key))
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        with self.lend():
+            return self.uplink.wait(waiter, timeout)
+
+    def _base_call(self) -> AtWork | None:
+        """The call that the calling code belongs to; the last that began, for a thread that does not
+        say."""
+        with self._changing:
+            key = self._base.get(None)
+            if key in self._at_work:
+                return self._at_work[key]
+            return next(reversed(self._at_work.values()), None)
+
+    def _say(self, at_work: AtWork, message: Message) -> None:
+        with self._changing:
+            at_work.said.append(message)
+            self._flush(at_work)
+
+    def log(self, data: bytes) -> bool:
+        """A line of the calling code; whether a call here is at work that it can belong to."""
+        with self._changing:
+            at_work = self._base_call()
+            if at_work is not None:
+                at_work.said.append((messages.LOG, data))
+        return at_work is not None
+
+    # -- what goes back meanwhile -----------------------------------------------------------------
+
+    def _tell_start(self, at_work: AtWork) -> None:
+        at_work.told = True
+        self._say(at_work, (messages.STARTED, at_work.key, at_work.attempt))
+
+    def _flush(self, at_work: AtWork) -> None:
+        at_work.flushed = monotonic()
+        if at_work.said and at_work.key in self._at_work:
+            said, at_work.said = at_work.said, []
+            at_work.frames += 1
+            self.uplink.send(at_work.key, framed(said))
+
+    def _keep_telling(self) -> None:
+        while not self._closed:
+            self._busy.wait()
+            sleep(TELL_AFTER_SECONDS)
+            now = monotonic()
+            with self._changing:
+                for at_work in list(self._at_work.values()):
+                    if not at_work.told and now - at_work.began > TELL_AFTER_SECONDS:
+                        self._tell_start(at_work)
+                    elif at_work.said and now - at_work.flushed > FLUSH_SECONDS:
+                        self._flush(at_work)
+                if not self._at_work:
+                    self._busy.clear()
+
+    # -- what is told -----------------------------------------------------------------------------
+
+    def tell(self, frame: bytes) -> None:
+        """Take what the flow tells, in order; from any thread, and at once."""
+        self._told.put(frame)
+
+    def _read(self) -> None:
+        while (frame := self._told.get()) is not None:
+            for message in unframed(frame):
+                if message[0] == messages.NOTICE:
+                    self.engine.told(message[1])
+                elif message[0] == messages.INTERRUPT:
+                    self._interrupt(message[1])
+
+    def _interrupt(self, key: int) -> None:
+        with self._changing:
+            at_work = self._at_work.get(key)
+            interrupt = None if at_work is None else at_work.interrupt
+        if interrupt is not None:
+            interrupt()
+
+    def close(self) -> None:
+        """The flow is over."""
+        self._closed = True
+        self._busy.set()
+        self._told.put(None)
+
+
+_workers: dict[int, ClusterWorker] = {}
+_changing = threading.Lock()
+_lifetimes = ExitStack()  # of what lasts as long as the process
+
+
+def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) -> ClusterWorker:
+    """What this process knows of the flow; `where` names the process in errors.
+
+    Raises `WorkerVersionError`.
+    """
+    worker = _workers.get(template.engine)
+    if worker is None:
+        template.refuse_versions(where)
+        with _changing:
+            worker = _workers.get(template.engine)
+            if worker is None:
+                listen_to_calls(log)
+                _lifetimes.enter_context(prints_logged())
+                worker = _workers[template.engine] = ClusterWorker(template, connect())
+    return worker
+
+
+def tell(engine: int, frame: bytes) -> bool:
+    """Hand on what the flow tells; whether it is known here."""
+    worker = _workers.get(engine)
+    if worker is not None:
+        worker.tell(frame)
+    return worker is not None
+
+
+def forget(engine: int) -> None:
+    """The flow is over."""
+    worker = _workers.pop(engine, None)
+    if worker is not None:
+        worker.close()
+
+
+def log(engine: Any, data: bytes) -> bool:
+    """A line of code that runs here for the flow of this engine, or of none that it says; whether it
+    was taken."""
+    for worker in list(_workers.values()):
+        if (engine is None or worker.engine is engine) and worker.log(data):
+            return True
+    return False
+
+
+def _nothing() -> None:
+    """Stands for a function that could not be loaded."""
+
+
+_NO_SPEC = TaskSpec("", "", _nothing)
+_NO_SCOPE = Scope(None, None, None, None, frozenset(), False, 0, 0, 0)

@@ -1,0 +1,399 @@
+"""What runners of clusters have in common: calls that are out, what workers tell of them, their ends.
+
+The cluster's own engine distributes; `Cluster` is what is asked of it. All that workers tell is dealt
+with on one thread, in the order in which it came.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import monotonic, time
+from typing import Any, NamedTuple, Protocol
+from weakref import WeakSet
+
+from anabranch.errors import CrashedRun, LostResultError
+from anabranch.execution import messages
+from anabranch.execution.calls import Call
+from anabranch.execution.cluster_calls import Sending, Sent
+from anabranch.execution.messages import framed, unframed
+from anabranch.execution.portable import unpacked
+from anabranch.execution.remote_logs import handle_remote, logger_levels
+from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, Away, Outcome, RemoteValue
+from anabranch.task_runners.base import Capabilities, Desk, Inbox, OpenRunnerBase
+from anabranch.task_runners.thread_pool import not_begun
+
+logger = logging.getLogger("anabranch.runs")
+
+TICK_SECONDS = 0.1
+DOUBT_SECONDS = 0.2
+"""A call that was cancelled and says so long nothing had not begun."""
+LATE_SECONDS = 10.0
+"""A call that has ended by what the engine says, and is not heard of for so long, is lost."""
+HOME_BYTES = 1 << 28
+"""Values of so many bytes in all are brought here from a cluster that is let go."""
+MOST_AT_ONCE = 1_000
+KILL_SECONDS = 1.0
+"""From the first way to stop a call to the last."""
+
+
+@dataclass(slots=True, eq=False)
+class Flying:
+    """A call that is out. `handle` is the engine's own for it and its value."""
+
+    call: Call
+    handle: Any = None
+    worker: str | None = None
+    began: float | None = None  # monotonic
+    began_at: float = 0.0
+    frames: int = 0
+    waits: bool = False
+    doomed_at: float | None = None
+    end: Any = None  # the message, where it overtook others of the call
+    overtaken_at: float | None = None
+
+
+class Problem(NamedTuple):
+    """Why a call cannot go on by what the engine says; `lost` where its worker died."""
+
+    key: int
+    attempt: int
+    error: BaseException
+    lost: bool
+
+
+class Cluster(Protocol):
+    """What a runner asks of an engine that distributes; callable from any thread."""
+
+    reply_to: Any
+    """Where the engine's workers find this flow; travels with each template."""
+
+    def start(self, calls: Sequence[Sent]) -> list[Any]:
+        """Take these calls to workers; a handle for each."""
+        ...
+
+    def cancel(self, flying: Sequence[Flying]) -> None:
+        """Let those not begin that have not begun."""
+        ...
+
+    def interrupt(self, flying: Flying, last: bool) -> bool:
+        """Stop one that has begun, whatever it takes if this is the `last` time; False where the
+        engine has no way, so that its worker is asked."""
+        ...
+
+    def tell(self, worker: str, frame: bytes) -> None:
+        """Have a worker take a frame, in order."""
+        ...
+
+    def fetch(self, handle: Any) -> Any:
+        """The value behind a handle, here."""
+        ...
+
+    def look(self, flying: Iterable[Flying]) -> list[Problem]:
+        """What has become of calls that are out; asked each `TICK_SECONDS`."""
+        ...
+
+    def close(self) -> None:
+        """Let all go."""
+        ...
+
+
+class Heard(NamedTuple):
+    """A frame of messages from a worker."""
+
+    worker: str
+    frame: bytes
+    key: int | None
+
+
+class Gone(NamedTuple):
+    """A worker is no more."""
+
+    worker: str
+
+
+class ClusterRunner(OpenRunnerBase):
+    """Calls on the workers of a cluster."""
+
+    def __init__(self, inbox: Inbox, capabilities: Capabilities) -> None:
+        self.capabilities = capabilities
+        self._inbox = inbox
+        self._cluster: Any = None
+        self._flying: dict[int, Flying] = {}
+        self._changing = threading.RLock()
+        self._news: SimpleQueue[Any] = SimpleQueue()
+        self._desks: dict[str, Desk] = {}
+        self._remote: WeakSet[RemoteValue] = WeakSet()
+        self._closing = False
+        self.counts_frames = False  # where an end can overtake what was told before it
+        self._thread = threading.Thread(target=self._work, name="anabranch-cluster", daemon=True)
+
+    def work_on(self, cluster: Cluster) -> None:
+        """Begin, with the engine's side."""
+        self._cluster = cluster
+        self._sending = Sending(cluster.reply_to, logger_levels())
+        self._thread.start()
+
+    # -- the port ---------------------------------------------------------------------------------
+
+    def launch(self, calls: Sequence[Call]) -> None:
+        ready: list[Sent] = []
+        bad: list[Outcome] = []
+        with self._changing:
+            for number, call in enumerate(calls):
+                try:
+                    ready.append(self._sending.sent(calls, number))
+                except Exception as error:  # mostly `UnpicklableError`
+                    bad.append(Outcome(call.key, call.attempt, FAILED, error, time(), 0.0))
+                else:
+                    self._flying[call.key] = Flying(call)
+        if ready:
+            try:
+                for sent, handle in zip(ready, self._cluster.start(ready), strict=True):
+                    flying = self._flying.get(sent.call.key)
+                    if flying is not None and flying.call is sent.call:
+                        flying.handle = handle
+            except Exception as error:  # the cluster is gone, or refuses these
+                for sent in ready:
+                    self._flying.pop(sent.call.key, None)
+                    bad.append(_crashed(sent.call, error))
+        if bad:
+            self._news.put(bad)
+
+    def cancel(self, keys: Iterable[int]) -> None:
+        now = monotonic()
+        with self._changing:
+            doomed = [self._flying[key] for key in keys if key in self._flying]
+            for flying in doomed:
+                flying.doomed_at = flying.doomed_at or now
+        idle = [flying for flying in doomed if flying.began is None]
+        if idle:
+            self._cluster.cancel(idle)
+        for flying in doomed:
+            if flying.began is not None:
+                self._interrupt(flying, False)
+
+    def running(self) -> Iterable[tuple[int, int]]:
+        return [
+            (each.call.key, each.call.attempt)
+            for each in list(self._flying.values())
+            if each.began is not None
+        ]
+
+    def abandoned(self) -> list[str]:
+        return [
+            f"{each.call.run_name} on {each.worker}"
+            for each in list(self._flying.values())
+            if each.began is not None
+        ]
+
+    def close(self) -> None:
+        """Bring values home that someone still has a future of, and let the cluster go."""
+        self._bring_home()
+        self._closing = True
+        self._news.put(None)
+        self._thread.join()
+        for desk in self._desks.values():
+            desk.close()
+        self._cluster.close()
+
+    # -- what workers tell ------------------------------------------------------------------------
+
+    def heard(self, worker: str, frame: bytes, key: int | None = None) -> None:
+        """A worker has told something; from any thread. `key` is that of the call that it is counted
+        for."""
+        self._news.put(Heard(worker, frame, key))
+
+    def gone(self, worker: str) -> None:
+        """A worker is no more; from any thread."""
+        self._news.put(Gone(worker))
+
+    def _work(self) -> None:
+        ticked = monotonic()
+        while not self._closing:
+            outcomes: list[Outcome] = []
+            for news in self._next_news():
+                try:
+                    self._take(news, outcomes)
+                except Exception:  # a filter of the user's, say: no reason to lose calls
+                    traceback.print_exc()
+            if monotonic() - ticked >= TICK_SECONDS:
+                ticked = monotonic()
+                self._tick(outcomes)
+            if outcomes:
+                self._inbox.finished(outcomes)
+
+    def _next_news(self) -> list[Any]:
+        news: list[Any] = []
+        try:
+            news.append(self._news.get(timeout=TICK_SECONDS))
+            while len(news) < MOST_AT_ONCE:
+                news.append(self._news.get_nowait())
+        except Empty:
+            pass
+        return news
+
+    def _take(self, news: Any, outcomes: list[Outcome]) -> None:
+        if isinstance(news, Heard):
+            for message in unframed(news.frame):
+                self._hear(news.worker, message, outcomes)
+            self._count(news, outcomes)
+        elif isinstance(news, Gone):
+            desk = self._desks.pop(news.worker, None)
+            if desk is not None:
+                desk.close()
+        elif isinstance(news, list):
+            outcomes += news
+
+    def _hear(self, worker: str, message: messages.Message, outcomes: list[Outcome]) -> None:
+        tag = message[0]
+        if tag == messages.ENDED:
+            self._ended(worker, message, outcomes)
+        elif tag == messages.LOG:
+            handle_remote(message[1])
+        elif tag == messages.STARTED:
+            self._started(worker, message[1], message[2])
+        elif tag == messages.WAITS or tag == messages.GOES_ON:
+            flying = self._flying.get(message[1])
+            if flying is not None:
+                flying.waits = tag == messages.WAITS
+        elif tag == messages.REQUEST:
+            flying = self._flying.get(message[1])
+            if flying is not None:
+                self._desk(worker).asked(flying.call, message[2])
+
+    def _started(self, worker: str, key: int, attempt: int) -> None:
+        flying = self._flying.get(key)
+        if flying is None or flying.call.attempt != attempt:
+            return
+        flying.worker, flying.began, flying.began_at = worker, monotonic(), time()
+        if flying.doomed_at is not None:
+            self._interrupt(flying, False)
+        elif flying.call.spec.announces:
+            self._inbox.started(key, attempt)
+
+    def _ended(self, worker: str, message: messages.Message, outcomes: list[Outcome]) -> None:
+        _, sent, stays, frames = message
+        key, attempt = sent[:2]
+        flying = self._flying.get(key)
+        if flying is None or flying.call.attempt != attempt:
+            return
+        if frames > flying.frames and self.counts_frames and flying.overtaken_at is None:
+            flying.end, flying.overtaken_at, flying.worker = message, monotonic(), worker
+            return
+        if frames > flying.frames and flying.end is not None:
+            if monotonic() - (flying.overtaken_at or 0) < LATE_SECONDS:
+                return
+            logger.warning("Some of what %s told on its way has not come", flying.call.run_name)
+        self._drop(flying)
+        outcome = unpacked(sent, flying.call.run_name, self._inbox)
+        if stays is not None and outcome.phase == COMPLETED:
+            remote = RemoteValue(self, flying.handle, stays, self._fetch)
+            self._remote.add(remote)
+            outcome = outcome._replace(value=Away(remote.load, remote))
+        elif flying.doomed_at is not None and outcome.phase != COMPLETED:
+            outcome = _stopped(flying)
+        outcomes.append(outcome)
+        desk = self._desks.get(worker)
+        if desk is not None:
+            desk.ended(key)
+
+    def _count(self, heard: Heard, outcomes: list[Outcome]) -> None:
+        """A frame of a call has come; its end may have overtaken it."""
+        flying = self._flying.get(heard.key) if heard.key is not None else None
+        if flying is not None:
+            flying.frames += 1
+            if flying.end is not None:
+                self._ended(heard.worker, flying.end, outcomes)
+
+    def _desk(self, worker: str) -> Desk:
+        desk = self._desks.get(worker)
+        if desk is None:
+            desk = self._desks[worker] = self._inbox.desk(lambda notice: self._tell(worker, notice))
+        return desk
+
+    def _tell(self, worker: str, notice: bytes) -> None:
+        self._cluster.tell(worker, framed([(messages.NOTICE, notice)]))
+
+    # -- what becomes of calls that say nothing ------------------------------------------------------
+
+    def _tick(self, outcomes: list[Outcome]) -> None:
+        now = monotonic()
+        for flying in [each for each in list(self._flying.values()) if each.doomed_at is not None]:
+            waited = now - (flying.doomed_at or now)
+            if flying.began is None and waited > DOUBT_SECONDS:
+                self._drop(flying)
+                outcomes.append(not_begun(flying.call))
+            elif flying.began is not None and waited > KILL_SECONDS:
+                self._interrupt(flying, True)
+        for flying in [each for each in list(self._flying.values()) if each.end is not None]:
+            self._ended(flying.worker or "", flying.end, outcomes)
+        for key, attempt, error, lost in self._cluster.look(list(self._flying.values())):
+            flying = self._flying.get(key)
+            if flying is None or flying.call.attempt != attempt:
+                continue
+            self._drop(flying)
+            if flying.doomed_at is not None:
+                outcomes.append(
+                    not_begun(flying.call) if flying.began is None else _stopped(flying)
+                )
+            else:
+                outcomes.append(_crashed(flying.call, error, flying, lost))
+
+    def _drop(self, flying: Flying) -> None:
+        with self._changing:
+            self._flying.pop(flying.call.key, None)
+
+    def _interrupt(self, flying: Flying, last: bool) -> None:
+        if flying.worker is not None and not self._cluster.interrupt(flying, last) and not last:
+            self._cluster.tell(flying.worker, framed([(messages.INTERRUPT, flying.call.key)]))
+
+    # -- values that stay -------------------------------------------------------------------------
+
+    def _fetch(self, remote: RemoteValue) -> Any:
+        if remote.home is None:
+            raise LostResultError("the flow has ended")
+        try:
+            return self._cluster.fetch(remote.handle)
+        except Exception as error:
+            raise LostResultError(f"{type(error).__name__}: {error}") from error
+
+    def _bring_home(self) -> None:
+        left = HOME_BYTES
+        for remote in list(self._remote):
+            left -= remote.size
+            try:
+                if left >= 0:
+                    remote.bring_home()
+            except LostResultError:
+                pass
+            if remote.handle is not None:
+                remote.home = remote.handle = None
+
+
+def _stopped(flying: Flying) -> Outcome:
+    call, seconds = flying.call, monotonic() - (flying.began or monotonic())
+    message = "Cancelled while it ran."
+    return Outcome(call.key, call.attempt, CANCELLED, None, flying.began_at, seconds, message)
+
+
+def _crashed(
+    call: Call, error: BaseException, flying: Flying | None = None, lost: bool = False
+) -> Outcome:
+    if not isinstance(error, CrashedRun):
+        told = CrashedRun(f"{call.run_name}: {type(error).__name__}: {error}")
+        told.__cause__ = error
+        error = told
+    seconds = 0.0
+    if flying is not None and flying.began is not None:
+        seconds = monotonic() - flying.began
+    return Outcome(
+        call.key, call.attempt, CRASHED, error, time() - seconds, seconds, str(error), lost=lost
+    )
+
+
+__all__ = ["Cluster", "ClusterRunner", "Flying", "Problem"]

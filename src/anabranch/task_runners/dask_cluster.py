@@ -1,0 +1,292 @@
+"""A Dask cluster at work for one flow: the client, what it is asked, and what it says of calls."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from dask.task_spec import List, Task, TaskRef
+from distributed import Client, KilledWorker, performance_report
+
+from anabranch.errors import ClusterConnectionError
+from anabranch.execution import cluster_worker
+from anabranch.execution.cluster_calls import Constants, Sent, Template
+from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
+from anabranch.task_runners.dask_local import LocalDask
+from anabranch.task_runners.dask_versions import refuse_versions
+from anabranch.task_runners.dask_worker import carry_out
+
+if TYPE_CHECKING:
+    from anabranch.task_runners.dask import DaskTaskRunner
+
+logger = logging.getLogger("anabranch.runs")
+
+CONNECT_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+"""How often the states of all calls that are out are looked at."""
+HEARD_SECONDS = 10.0
+"""A call that Dask has finished and that was not heard of for so long is lost."""
+
+
+@contextmanager
+def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
+    """A client of the runner's cluster, which is made for its length if it is not there; raises
+    `ClusterConnectionError`."""
+    with ExitStack() as lifetimes:
+        target: Any = runner.address if runner.address is not None else runner.cluster
+        if target is None and runner.cluster_class is None:
+            local = LocalDask(runner.cluster_kwargs, runner.adapt_kwargs)
+            lifetimes.callback(local.close)
+            target = local.address()
+        elif target is None:
+            make: Any = runner.cluster_class
+            if isinstance(make, str):
+                module, _, name = make.rpartition(".")
+                make = getattr(importlib.import_module(module), name)
+            target = lifetimes.enter_context(make(**runner.cluster_kwargs))
+            if runner.adapt_kwargs:
+                target.adapt(**runner.adapt_kwargs)
+        options: dict[str, Any] = {
+            "timeout": CONNECT_SECONDS,
+            "set_as_default": False,
+            **runner.client_kwargs,
+        }
+        try:
+            client: Any = lifetimes.enter_context(Client(target, **options))
+        except (OSError, TimeoutError) as error:
+            problem = f"nobody answered within {options['timeout']} seconds ({error})"
+            where = str(getattr(target, "scheduler_address", target))
+            raise ClusterConnectionError(
+                "Dask", where, problem, "Start a scheduler there, or give another address."
+            ) from error
+        refuse_versions(client)
+        if runner.performance_report_path is not None:
+            lifetimes.enter_context(client.as_current())
+            lifetimes.enter_context(performance_report(filename=runner.performance_report_path))
+        yield client
+
+
+class DaskCluster:
+    """See `cluster_runner.Cluster`; a handle is a Dask future. `label` is unique to the flow."""
+
+    def __init__(self, client: Any, runner: ClusterRunner, label: str) -> None:
+        self.client = client
+        self.reply_to = client.id
+        self._runner = runner
+        self._label = label
+        self._shared: dict[str, Any] = {}  # templates and constants, by token
+        self._sharing = Lock()
+        self._notices: dict[str, list[bytes]] = {}  # by worker, while one tells it
+        self._looked = 0.0
+        self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
+        self._warned: dict[str, float] = {}
+        self._engine: int | None = None
+        client.subscribe_topic(client.id, self._event)
+        client.subscribe_topic("all", self._cluster_event)
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def start(self, calls: Sequence[Sent]) -> list[Any]:
+        handles: list[Any] = []
+        first = 0
+        for number in range(1, len(calls) + 1):
+            if number == len(calls) or calls[number].call.spec is not calls[first].call.spec:
+                handles += self._start_alike(calls[first:number])
+                first = number
+        return handles
+
+    def _start_alike(self, calls: Sequence[Sent]) -> list[Any]:
+        spec = calls[0].call.spec
+        self._engine = calls[0].template.engine
+        graph: dict[Any, Task] = {}
+        for sent in calls:
+            call = sent.call
+            key = (f"{spec.name}-{self._label}-{call.attempt}", call.key)
+            template = TaskRef(self._share(sent.template))
+            constants = None if sent.constants is None else TaskRef(self._share(sent.constants))
+            held: list[Any] = [value.handle for value in sent.values]
+            values = List(*(TaskRef(handle.key) for handle in held))
+            graph[key] = Task(key, carry_out, template, sent.data, constants, values)
+        futures: list[Any] = self.client.get(
+            graph,
+            list(graph),
+            sync=False,
+            resources=dict(spec.resources) or None,
+            priority=spec.priority,
+        )
+        return futures
+
+    def _share(self, thing: Template | Constants) -> str:
+        """The Dask key of what many calls share, sent once."""
+        with self._sharing:
+            future: Any = self._shared.get(thing.token)
+            if future is None:
+                future = self.client.submit(
+                    _itself, thing, key=f"anabranch-shared-{thing.token}", pure=False
+                )
+                self._shared[thing.token] = future
+        return future.key
+
+    def cancel(self, flying: Sequence[Flying]) -> None:
+        handles = [each.handle for each in flying if each.handle is not None]
+        if handles:
+            self.client.loop.add_callback(self._cancel, handles)
+
+    async def _cancel(self, handles: list[Any]) -> None:
+        await self.client.cancel(handles, asynchronous=True)
+
+    def interrupt(self, flying: Flying, last: bool) -> bool:
+        return False
+
+    def fetch(self, handle: Any) -> Any:
+        return handle.result()
+
+    # -- the channel ------------------------------------------------------------------------------
+
+    def _event(self, event: tuple[float, Any]) -> None:
+        message = _told(event)
+        if "anabranch" in message:
+            self._runner.heard(message["worker"], message["anabranch"])
+
+    def _cluster_event(self, event: tuple[float, Any]) -> None:
+        message = _told(event)
+        if message.get("action") == "remove-worker":
+            self._runner.gone(message["worker"])
+
+    def tell(self, worker: str, frame: bytes) -> None:
+        with self._sharing:
+            waiting = self._notices.get(worker)
+            if waiting is not None:
+                waiting.append(frame)
+                return
+            self._notices[worker] = [frame]
+        self.client.loop.add_callback(self._keep_telling, worker)
+
+    async def _keep_telling(self, worker: str) -> None:
+        while True:
+            with self._sharing:
+                frames = self._notices[worker]
+                if not frames:
+                    del self._notices[worker]
+                    return
+                self._notices[worker] = []
+            try:
+                await self.client.run(
+                    _tell, self._engine, frames, workers=[worker], on_error="ignore"
+                )
+            except Exception as error:  # it is gone, and what waits there with it
+                logger.debug("Worker %s could not be told: %s", worker, error)
+
+    # -- what Dask says ---------------------------------------------------------------------------
+
+    def look(self, flying: Iterable[Flying]) -> list[Problem]:
+        now = monotonic()
+        if now - self._looked < LOOK_SECONDS:
+            return []
+        self._looked = now
+        flying = list(flying)
+        problems: list[Problem] = []
+        for each in flying:
+            if each.handle is None:
+                continue
+            status, call = each.handle.status, each.call
+            if status == "pending":
+                continue
+            if status == "finished":
+                since = self._finished.setdefault(call.key, now)
+                if now - since > HEARD_SECONDS:
+                    error: BaseException = ConnectionError("its end was not heard of")
+                    problems.append(Problem(call.key, call.attempt, error, True))
+                continue
+            if each.doomed_at is not None and status == "cancelled":
+                continue
+            error = each.handle.exception() if status == "error" else self._gone(status)
+            lost = isinstance(error, KilledWorker) or status == "lost"
+            problems.append(Problem(call.key, call.attempt, error, lost))
+        self._finished = {
+            each.call.key: self._finished[each.call.key]
+            for each in flying
+            if each.call.key in self._finished
+        }
+        if flying:
+            self._warn(flying, now)
+        return problems
+
+    def _gone(self, status: str) -> BaseException:
+        where = (
+            self.client.scheduler.address if self.client.scheduler is not None else "its address"
+        )
+        problem = "the scheduler is gone, or has dropped this run's tasks"
+        return ClusterConnectionError("Dask", where, problem, "Resume the run once it is back.")
+
+    def _warn(self, flying: list[Flying], now: float) -> None:
+        """Say why calls wait: there are no workers, or none with what they ask for."""
+        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            self._say(
+                "no workers", now, f"{len(flying)} calls wait: the Dask cluster has no workers yet"
+            )
+            return
+        self._warned.pop("no workers", None)
+        wanted: defaultdict[str, list[Flying]] = defaultdict(list)
+        for each in flying:
+            if each.call.spec.resources and each.began is None:
+                wanted[each.call.spec.name].append(each)
+        for name, waiting in wanted.items():
+            asks = waiting[0].call.spec.resources
+            if not any(_has(worker["resources"], asks) for worker in workers.values()):
+                has = {str(worker["resources"] or "none") for worker in workers.values()}
+                told = f"{waiting[0].call.run_name} waits for resources {dict(asks)}, which no worker has"
+                self._say(
+                    name, now, f"{told}; the {len(workers)} workers have: {', '.join(sorted(has))}"
+                )
+
+    def _say(self, what: str, now: float, told: str) -> None:
+        first = self._warned.setdefault(what, now + 2.0)
+        if now >= first:
+            self._warned[what] = now + 30.0
+            logger.warning("%s", told)
+
+    def close(self) -> None:
+        for topic in (self.client.id, "all"):
+            try:
+                self.client.unsubscribe_topic(topic)
+            except Exception:  # the connection is gone
+                pass
+        self._shared.clear()
+        if self._engine is not None:
+            try:
+                self.client.run(_forget, self._engine, on_error="ignore")
+            except Exception as error:
+                logger.debug("Workers could not be told that the flow is over: %s", error)
+
+
+def _told(event: tuple[float, Any]) -> dict[str, Any]:
+    """What an event says; its topics are Dask's, which has others on them too."""
+    message: Any = event[1]
+    if not isinstance(message, dict):
+        message = {}
+    return cast("dict[str, Any]", message)
+
+
+def _has(resources: dict[str, float], asks: Any) -> bool:
+    return all(resources.get(name, 0) >= amount for name, amount in asks.items())
+
+
+def _itself(thing: Any) -> Any:
+    return thing
+
+
+def _tell(engine: int, frames: list[bytes]) -> None:
+    for frame in frames:
+        cluster_worker.tell(engine, frame)
+
+
+def _forget(engine: int) -> None:
+    cluster_worker.forget(engine)
