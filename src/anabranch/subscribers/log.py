@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from anabranch.errors import CrashedRun
 from anabranch.events import Event, FlowRunChanged, TaskRunChanged
 from anabranch.outcomes import (
     CANCELLED,
@@ -65,7 +66,10 @@ class LogSubscriber:
         elif event.phase in FAILURES:
             stack: Any = None
             if outcome is not None and isinstance(outcome.value, Exception):
-                stack = type(outcome.value), outcome.value, outcome.traceback
+                if isinstance(outcome.value, CrashedRun) and outcome.traceback is None:  # says all
+                    reason = str(outcome.value)
+                else:
+                    stack = type(outcome.value), outcome.value, outcome.traceback
             state = PHASE_STATES[event.phase][1]
             logger.error("%s | %s: %s", name, state, reason, exc_info=stack, extra=about)
         else:

@@ -16,7 +16,7 @@ from time import monotonic, time
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakSet
 
-from anabranch.errors import CrashedRun, LostResultError
+from anabranch.errors import AnabranchError, CrashedRun, LostResultError
 from anabranch.execution import messages
 from anabranch.execution.calls import Call
 from anabranch.execution.cluster_calls import Sending, Sent
@@ -221,11 +221,14 @@ class ClusterRunner(OpenRunnerBase):
                     self._take(news, outcomes)
                 except Exception:  # a filter of the user's, say: no reason to lose calls
                     traceback.print_exc()
-            if monotonic() - ticked >= TICK_SECONDS:
-                ticked = monotonic()
-                self._tick(outcomes)
-            if outcomes:
-                self._inbox.finished(outcomes)
+            try:
+                if monotonic() - ticked >= TICK_SECONDS:
+                    ticked = monotonic()
+                    self._tick(outcomes)
+                if outcomes:
+                    self._inbox.finished(outcomes)
+            except Exception:  # this thread may not end before the flow does
+                logger.exception("What the cluster says could not be dealt with")
 
     def _next_news(self) -> list[Any]:
         news: list[Any] = []
@@ -385,7 +388,8 @@ def _crashed(
     call: Call, error: BaseException, flying: Flying | None = None, lost: bool = False
 ) -> Outcome:
     if not isinstance(error, CrashedRun):
-        told = CrashedRun(f"{call.run_name}: {type(error).__name__}: {error}")
+        named = "" if isinstance(error, AnabranchError) else f"{type(error).__name__}: "
+        told = CrashedRun(f"{call.run_name}: {named}{error}")
         told.__cause__ = error
         error = told
     seconds = 0.0

@@ -87,6 +87,8 @@ class DaskCluster:
         self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
         self._warned: dict[str, float] = {}
         self._engine: int | None = None
+        self._let_go = False
+        self._address: str = client.scheduler.address
         client.subscribe_topic(client.id, self._event)
         client.subscribe_topic("all", self._cluster_event)
 
@@ -139,7 +141,10 @@ class DaskCluster:
             self.client.loop.add_callback(self._cancel, handles)
 
     async def _cancel(self, handles: list[Any]) -> None:
-        await self.client.cancel(handles, asynchronous=True)
+        try:
+            await self.client.cancel(handles, asynchronous=True)
+        except Exception as error:  # the connection is gone, and they with it
+            logger.debug("Dask could not be asked to cancel: %s", error)
 
     def interrupt(self, flying: Flying, last: bool) -> bool:
         return False
@@ -191,6 +196,12 @@ class DaskCluster:
             return []
         self._looked = now
         flying = list(flying)
+        if self.client.status != "running":
+            gone = self._gone()
+            if not self._let_go:
+                self._let_go = True
+                self.client.loop.add_callback(self.client.close)  # it would try again for 10 s
+            return [Problem(each.call.key, each.call.attempt, gone, False) for each in flying]
         problems: list[Problem] = []
         for each in flying:
             if each.handle is None:
@@ -206,7 +217,7 @@ class DaskCluster:
                 continue
             if each.doomed_at is not None and status == "cancelled":
                 continue
-            error = each.handle.exception() if status == "error" else self._gone(status)
+            error = each.handle.exception() if status == "error" else self._gone()
             lost = isinstance(error, KilledWorker) or status == "lost"
             problems.append(Problem(call.key, call.attempt, error, lost))
         self._finished = {
@@ -218,12 +229,10 @@ class DaskCluster:
             self._warn(flying, now)
         return problems
 
-    def _gone(self, status: str) -> BaseException:
-        where = (
-            self.client.scheduler.address if self.client.scheduler is not None else "its address"
-        )
-        problem = "the scheduler is gone, or has dropped this run's tasks"
-        return ClusterConnectionError("Dask", where, problem, "Resume the run once it is back.")
+    def _gone(self) -> BaseException:
+        problem = "its scheduler is gone, or has dropped this run's tasks"
+        way_out = "What completed is recorded: once it is back, resume the run."
+        return ClusterConnectionError("Dask", self._address, problem, way_out)
 
     def _warn(self, flying: list[Flying], now: float) -> None:
         """Say why calls wait: there are no workers, or none with what they ask for."""

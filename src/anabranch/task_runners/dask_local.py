@@ -79,8 +79,11 @@ def main() -> None:
     try:
         length = int.from_bytes(sys.stdin.buffer.read(8), "big")
         cluster_kwargs, adapt_kwargs = cloudpickle.loads(sys.stdin.buffer.read(length))
-        from distributed import LocalCluster  # slow to load, and only this process needs it
+        import dask  # slow to load, and only this process needs them
+        from distributed import LocalCluster
 
+        # On one machine who does not answer at once is gone; Dask's own 30 s hold up the others.
+        dask.config.set({"distributed.comm.timeouts.connect": "5s"})  # pyright: ignore[reportPrivateImportUsage]  # as its documentation has it
         options: dict[str, Any] = {
             "host": "127.0.0.1",
             "dashboard_address": "127.0.0.1:0",
