@@ -118,7 +118,7 @@ def test_census_takes_odd_names(tmp_path: Path, some_files: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "value", "told"),
     [
-        ("--runner", "foo", "'foo' names no task runner. Known here: asyncio, inline, "),
+        ("--runner", "foo", "'foo' names no task runner. Known here: asyncio, dask, inline, "),
         ("--runner", "threads?max_workers=0", "max_workers='0' will not do"),
         ("--runner", "inline?max_workers=2", "inline: max_workers='2' will not do"),
         ("--root", "no/such/folder", "no/such/folder is not a folder"),
