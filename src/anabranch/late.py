@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from anabranch.task_runners.cluster_runner import ClusterRunner as ClusterRunner
     from anabranch.task_runners.dask_cluster import DaskCluster as DaskCluster
     from anabranch.task_runners.dask_cluster import open_dask_client as open_dask_client
+    from anabranch.task_runners.ray_cluster import RayCluster as RayCluster
+    from anabranch.task_runners.ray_connection import connected_ray as connected_ray
 
 _LATE = {
     "CacheDesk": "engine.cache_desk",
@@ -39,11 +41,13 @@ _LATE = {
     "EngineDesk": "engine.desk",
     "Persistence": "results.persistence",
     "PostgresDatabase": "store.postgres",
+    "RayCluster": "task_runners.ray_cluster",
     "ResumeContext": "resuming",
     "SlotKeeper": "engine.slot_keeper",
     "StoreCaches": "store.caches",
     "StoreSlots": "store.slots",
     "TagGate": "engine.tag_gate",
+    "connected_ray": "task_runners.ray_connection",
     "explain": "explaining",
     "find_persistent": "results.persistence",
     "keep_persistent": "results.persistence",

@@ -1,7 +1,7 @@
-"""One process of a cluster at work for a flow: calls come in by the cluster's engine, on threads of
-its own; what they tell goes back by an `Uplink`.
+"""One process of a cluster at work for an open runner: calls come in by the cluster's engine, on
+threads of its own; what they tell goes back by an `Uplink`.
 
-Such a process may work for several flows at once. The engine calls a plain function there, so the
+Such a process may work for several of them at once. The engine calls a plain function there, so the
 only place for what it has to remember is this module.
 """
 
@@ -325,39 +325,39 @@ class ClusterWorker:
         self._told.put(None)
 
 
-_workers: dict[int, ClusterWorker] = {}
+_workers: dict[Any, ClusterWorker] = {}  # by where they reply to
 _changing = threading.Lock()
 _lifetimes = ExitStack()  # of what lasts as long as the process
 
 
 def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) -> ClusterWorker:
-    """What this process knows of the flow; `where` names the process in errors.
+    """What this process knows of an open runner; `where` names the process in errors.
 
     Raises `WorkerVersionError`.
     """
-    worker = _workers.get(template.engine)
+    worker = _workers.get(template.reply_to)
     if worker is None:
         template.refuse_versions(where)
         with _changing:
-            worker = _workers.get(template.engine)
+            worker = _workers.get(template.reply_to)
             if worker is None:
                 listen_to_calls(log)
                 _lifetimes.enter_context(prints_logged())
-                worker = _workers[template.engine] = ClusterWorker(template, connect())
+                worker = _workers[template.reply_to] = ClusterWorker(template, connect())
     return worker
 
 
-def tell(engine: int, frame: bytes) -> bool:
+def tell(reply_to: Any, frame: bytes) -> bool:
     """Hand on what the flow tells; whether it is known here."""
-    worker = _workers.get(engine)
+    worker = _workers.get(reply_to)
     if worker is not None:
         worker.tell(frame)
     return worker is not None
 
 
-def forget(engine: int) -> None:
+def forget(reply_to: Any) -> None:
     """The flow is over."""
-    worker = _workers.pop(engine, None)
+    worker = _workers.pop(reply_to, None)
     if worker is not None:
         worker.close()
 

@@ -37,6 +37,8 @@ LATE_SECONDS = 10.0
 HOME_BYTES = 1 << 28
 """Values of so many bytes in all are brought here from a cluster that is let go."""
 MOST_AT_ONCE = 1_000
+RESTARTS = 5
+"""An engine that starts a call anew more often, since its workers die, would do so for ever."""
 KILL_SECONDS = 1.0
 """From the first way to stop a call to the last."""
 
@@ -51,6 +53,7 @@ class Flying:
     began: float | None = None  # monotonic
     began_at: float = 0.0
     frames: int = 0
+    restarts: int = 0
     waits: bool = False
     doomed_at: float | None = None
     end: Any = None  # the message, where it overtook others of the call
@@ -72,8 +75,8 @@ class Cluster(Protocol):
     reply_to: Any
     """Where the engine's workers find this flow; travels with each template."""
 
-    def start(self, calls: Sequence[Sent]) -> list[Any]:
-        """Take these calls to workers; a handle for each."""
+    def start(self, calls: Sequence[Sent]) -> Iterable[Any]:
+        """Take these calls to workers; a handle for each, in this order."""
         ...
 
     def cancel(self, flying: Sequence[Flying]) -> None:
@@ -93,6 +96,14 @@ class Cluster(Protocol):
         """The value behind a handle, here."""
         ...
 
+    def waits(self, flying: Flying) -> None:
+        """A call has begun to wait for others, or waits no more."""
+        ...
+
+    def ended(self, flying: Flying) -> None:
+        """A call is out no more."""
+        ...
+
     def look(self, flying: Iterable[Flying]) -> list[Problem]:
         """What has become of calls that are out; asked each `TICK_SECONDS`."""
         ...
@@ -103,11 +114,12 @@ class Cluster(Protocol):
 
 
 class Heard(NamedTuple):
-    """A frame of messages from a worker."""
+    """A frame of messages from a worker, for `ClusterRunner.heard`."""
 
     worker: str
     frame: bytes
     key: int | None
+    handle: Any
 
 
 class Gone(NamedTuple):
@@ -153,9 +165,9 @@ class ClusterRunner(OpenRunnerBase):
                     self._flying[call.key] = Flying(call)
         if ready:
             try:
-                for sent, handle in zip(ready, self._cluster.start(ready), strict=True):
-                    flying = self._flying.get(sent.call.key)
-                    if flying is not None and flying.call is sent.call:
+                for number, handle in enumerate(self._cluster.start(ready)):
+                    flying = self._flying.get(ready[number].call.key)
+                    if flying is not None and flying.call is ready[number].call:
                         flying.handle = handle
             except Exception as error:  # the cluster is gone, or refuses these
                 for sent in ready:
@@ -203,10 +215,10 @@ class ClusterRunner(OpenRunnerBase):
 
     # -- what workers tell ------------------------------------------------------------------------
 
-    def heard(self, worker: str, frame: bytes, key: int | None = None) -> None:
+    def heard(self, worker: str, frame: bytes, key: int | None = None, handle: Any = None) -> None:
         """A worker has told something; from any thread. `key` is that of the call that it is counted
-        for."""
-        self._news.put(Heard(worker, frame, key))
+        for, `handle` that of the call's value where it comes no other way."""
+        self._news.put(Heard(worker, frame, key, handle))
 
     def gone(self, worker: str) -> None:
         """A worker is no more; from any thread."""
@@ -242,6 +254,8 @@ class ClusterRunner(OpenRunnerBase):
 
     def _take(self, news: Any, outcomes: list[Outcome]) -> None:
         if isinstance(news, Heard):
+            if news.handle is not None and news.key in self._flying:
+                self._flying[news.key].handle = news.handle
             for message in unframed(news.frame):
                 self._hear(news.worker, message, outcomes)
             self._count(news, outcomes)
@@ -263,7 +277,8 @@ class ClusterRunner(OpenRunnerBase):
         elif tag == messages.WAITS or tag == messages.GOES_ON:
             flying = self._flying.get(message[1])
             if flying is not None:
-                flying.waits = tag == messages.WAITS
+                flying.worker, flying.waits = worker, tag == messages.WAITS
+                self._cluster.waits(flying)
         elif tag == messages.REQUEST:
             flying = self._flying.get(message[1])
             if flying is not None:
@@ -273,6 +288,8 @@ class ClusterRunner(OpenRunnerBase):
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
             return
+        if flying.worker is not None and flying.worker != worker:
+            flying.restarts, flying.frames, flying.waits = flying.restarts + 1, 0, False
         flying.worker, flying.began, flying.began_at = worker, monotonic(), time()
         if flying.doomed_at is not None:
             self._interrupt(flying, False)
@@ -335,6 +352,13 @@ class ClusterRunner(OpenRunnerBase):
                 self._interrupt(flying, True)
         for flying in [each for each in list(self._flying.values()) if each.end is not None]:
             self._ended(flying.worker or "", flying.end, outcomes)
+        for flying in [each for each in list(self._flying.values()) if each.restarts > RESTARTS]:
+            self._drop(flying)
+            self._cluster.cancel([flying])
+            worn = RuntimeError(
+                f"{flying.restarts} workers died under it; the last is {flying.worker}"
+            )
+            outcomes.append(_crashed(flying.call, worn, flying))
         for key, attempt, error, lost in self._cluster.look(list(self._flying.values())):
             flying = self._flying.get(key)
             if flying is None or flying.call.attempt != attempt:
@@ -350,6 +374,7 @@ class ClusterRunner(OpenRunnerBase):
     def _drop(self, flying: Flying) -> None:
         with self._changing:
             self._flying.pop(flying.call.key, None)
+        self._cluster.ended(flying)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:
         if flying.worker is not None and not self._cluster.interrupt(flying, last) and not last:

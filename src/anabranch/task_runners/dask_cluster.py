@@ -86,7 +86,6 @@ class DaskCluster:
         self._looked = 0.0
         self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
         self._warned: dict[str, float] = {}
-        self._engine: int | None = None
         self._let_go = False
         self._address: str = client.scheduler.address
         client.subscribe_topic(client.id, self._event)
@@ -105,7 +104,6 @@ class DaskCluster:
 
     def _start_alike(self, calls: Sequence[Sent]) -> list[Any]:
         spec = calls[0].call.spec
-        self._engine = calls[0].template.engine
         graph: dict[Any, Task] = {}
         for sent in calls:
             call = sent.call
@@ -152,6 +150,12 @@ class DaskCluster:
     def fetch(self, handle: Any) -> Any:
         return handle.result()
 
+    def waits(self, flying: Flying) -> None:
+        """The worker has lent its thread to Dask."""
+
+    def ended(self, flying: Flying) -> None:
+        """Dask knows."""
+
     # -- the channel ------------------------------------------------------------------------------
 
     def _event(self, event: tuple[float, Any]) -> None:
@@ -183,7 +187,7 @@ class DaskCluster:
                 self._notices[worker] = []
             try:
                 await self.client.run(
-                    _tell, self._engine, frames, workers=[worker], on_error="ignore"
+                    _tell, self.reply_to, frames, workers=[worker], on_error="ignore"
                 )
             except Exception as error:  # it is gone, and what waits there with it
                 logger.debug("Worker %s could not be told: %s", worker, error)
@@ -269,11 +273,10 @@ class DaskCluster:
             except Exception:  # the connection is gone
                 pass
         self._shared.clear()
-        if self._engine is not None:
-            try:
-                self.client.run(_forget, self._engine, on_error="ignore")
-            except Exception as error:
-                logger.debug("Workers could not be told that the flow is over: %s", error)
+        try:
+            self.client.run(_forget, self.reply_to, on_error="ignore")
+        except Exception as error:
+            logger.debug("Workers could not be told that the flow is over: %s", error)
 
 
 def _told(event: tuple[float, Any]) -> dict[str, Any]:
@@ -292,10 +295,10 @@ def _itself(thing: Any) -> Any:
     return thing
 
 
-def _tell(engine: int, frames: list[bytes]) -> None:
+def _tell(reply_to: str, frames: list[bytes]) -> None:
     for frame in frames:
-        cluster_worker.tell(engine, frame)
+        cluster_worker.tell(reply_to, frame)
 
 
-def _forget(engine: int) -> None:
-    cluster_worker.forget(engine)
+def _forget(reply_to: str) -> None:
+    cluster_worker.forget(reply_to)

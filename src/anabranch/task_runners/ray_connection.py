@@ -1,0 +1,179 @@
+"""This process's connection to Ray, of which there is one, shared by all flows that need it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from anabranch.errors import ClusterConnectionError
+
+CONNECT_SECONDS = 10.0
+START = "Start a head there with `ray start --head`, or give another address."
+LOCAL = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: stay on the loopback
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the way of its next version, which it warns of
+}
+"""What the processes of a local Ray find in their environment."""
+
+
+class Connection:
+    """Ray, connected. `places` are where its head and this machine's part of it listen; `address`
+    is for people."""
+
+    def __init__(self, ray: Any, address: str) -> None:
+        self.ray = ray
+        self.address = address
+        self.places: list[tuple[str, int]] = []
+        if ray.util.client.ray.is_connected():
+            self.places.append(place(address))
+            return
+        self.places.append(place(ray.get_runtime_context().gcs_address))
+        own: str = ray.get_runtime_context().get_node_id()
+        for node in ray.nodes():
+            if node["NodeID"] == own:
+                self.places.append((node["NodeManagerAddress"], node["NodeManagerPort"]))
+
+
+_changing = threading.Lock()
+_users = 0
+_lifetimes = ExitStack()
+_connection: Connection | None = None
+
+
+@contextmanager
+def connected_ray(address: str | None, init_kwargs: Mapping[str, Any]) -> Generator[Connection]:
+    """Ray's connection, made for the first flow that needs it and ended with the last; one that the
+    user made stays. Raises `ClusterConnectionError`."""
+    global _users, _connection
+    with _changing:
+        if _connection is None:
+            _connection = _connect(address, init_kwargs)
+        else:
+            _refuse_another(address, _connection.address)
+        _users += 1
+        connection = _connection
+    try:
+        yield connection
+    finally:
+        with _changing:
+            _users -= 1
+            if not _users:
+                _connection = None
+                _lifetimes.close()
+
+
+def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
+    import ray as typed  # slow to load, and only here is it known to be needed
+    from ray._private import ray_constants
+
+    ray: Any = typed  # whose types are partly unknown
+    if ray.is_initialized():
+        known = _address(ray)
+        _refuse_another(address, known)
+        return Connection(ray, known)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"logging_level": logging.ERROR, **init_kwargs}
+    on_loopback = address == "local"
+    if address == "local":
+        options = {"include_dashboard": False, **options}
+    elif address != "auto":
+        _refuse_nobody(address)
+        on_loopback = _is_on_loopback(*place(address), ray.util.get_node_ip_address())
+    with ExitStack() as meanwhile:
+        meanwhile.enter_context(_signals_kept())
+        if address == "local":
+            meanwhile.enter_context(_environment(LOCAL))
+        ray_constants.ENABLE_RAY_CLUSTER = not on_loopback  # read from the environment at import
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, TimeoutError) as error:
+            problem = f"nobody answered ({' '.join(str(error).split())})"
+            raise ClusterConnectionError("Ray", address, problem, START) from error
+    _lifetimes.callback(ray.shutdown)
+    return Connection(ray, _address(ray) if address in ("local", "auto") else address)
+
+
+@contextmanager
+def _signals_kept() -> Generator[None]:
+    """Ray takes SIGTERM, which is the flow's to deal with."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+
+
+def _address(ray: Any) -> str:
+    if ray.util.client.ray.is_connected():
+        return str(ray.util.client.ray.worker.connection_str)
+    return str(ray.get_runtime_context().gcs_address)
+
+
+def _refuse_another(wanted: str | None, known: str) -> None:
+    """Raise where a flow wants another Ray than that of this process."""
+    if wanted in (None, "auto", "local") or place(str(wanted))[1] == place(known)[1]:
+        return
+    raise ClusterConnectionError(
+        "Ray",
+        str(wanted),
+        f"this process is connected to Ray at {known}, and Ray allows one connection a process",
+        "Leave the address out, or run this flow in a process of its own.",
+    )
+
+
+def _refuse_nobody(address: str) -> None:
+    try:
+        reach(place(address), CONNECT_SECONDS)
+    except OSError as error:
+        problem = f"nobody answered within {CONNECT_SECONDS:g} seconds ({error})"
+        raise ClusterConnectionError("Ray", address, problem, START) from error
+
+
+def _is_on_loopback(host: str, port: int, on_network: str) -> bool:
+    """Whether a head listens on the loopback alone; Ray would look for it on the network."""
+    try:
+        if not ip_address(socket.gethostbyname(host)).is_loopback:
+            return False
+        if not ip_address(on_network).is_loopback:
+            reach((on_network, port), 1.0)
+            return False
+    except OSError:
+        pass
+    return True
+
+
+def place(address: str) -> tuple[str, int]:
+    """Host and port of an address, with or without a scheme."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        return parts.hostname or "127.0.0.1", parts.port or 10001
+    except ValueError as error:
+        raise ClusterConnectionError("Ray", address, f"no such port ({error})", START) from error
+
+
+def reach(where: tuple[str, int], timeout: float) -> None:
+    """Open a connection there and close it; raises `OSError`."""
+    with socket.create_connection(where, timeout):
+        pass

@@ -1,0 +1,267 @@
+"""What runs on Ray's workers: calls, the mailbox between them and the flow, and seats.
+
+A worker whose call waits for others is a seat: it takes another call meanwhile, on a thread. So what
+tasks submit runs whatever else the cluster is busy with, and no process is started for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import ray as typed_ray
+
+from anabranch.execution import cluster_worker
+from anabranch.execution.cluster_calls import Constants, Template, split, versions
+from anabranch.execution.cluster_worker import ClusterWorker, Ended
+from anabranch.waiting import Waiter
+
+ray: Any = typed_ray  # its own types are partly unknown
+
+
+class Said(NamedTuple):
+    """From a worker: a frame, counted for a call."""
+
+    worker: str
+    key: int
+    frame: bytes
+
+
+class EndedOnSeat(NamedTuple):
+    """From a worker: the frame that tells a call's end, and a list with its value's reference if that
+    is to stay."""
+
+    worker: str
+    key: int
+    frame: bytes
+    boxed: list[Any] | None
+
+
+class Broke(NamedTuple):
+    """From a worker: a call that it was given could not be run."""
+
+    key: int
+    error: BaseException
+
+
+class Offered(NamedTuple):
+    """From a worker: a sitter is there."""
+
+    worker: str
+    number: int
+
+
+class Given(NamedTuple):
+    """A call for a seat; `values` are references in a list, so that they travel as such."""
+
+    key: int
+    token: str
+    constants: str | None
+    data: bytes
+    values: list[Any]
+
+
+class Leave(NamedTuple):
+    """A seat that nobody needs any more."""
+
+    number: int
+
+
+class Mailbox:
+    """The actor through which a flow and its calls talk, while these run."""
+
+    def __init__(self) -> None:
+        self._posts: list[Any] = []
+        self._posted = asyncio.Event()
+        self._boxes: defaultdict[str, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
+        self._things: defaultdict[str, asyncio.Future[Any]] = defaultdict(_unknown)
+
+    async def versions(self) -> Any:
+        """Those of the process that it runs in."""
+        return versions()
+
+    async def keep(self, token: str, boxed: list[Any]) -> None:
+        """Hold what many calls share: a reference in a list."""
+        self._things[token].set_result(boxed)
+
+    async def thing(self, token: str) -> list[Any]:
+        """What many calls share, once it is there."""
+        return await self._things[token]
+
+    async def post(self, post: Any) -> None:
+        """Take what a worker tells the flow, one of the above."""
+        self._posts.append(post)
+        self._posted.set()
+
+    async def posts(self) -> list[Any]:
+        """What workers have told, once there is any."""
+        await self._posted.wait()
+        self._posted.clear()
+        posts, self._posts = self._posts, []
+        return posts
+
+    async def tell(self, worker: str, words: Any) -> None:
+        """Take what the flow tells a worker."""
+        self._boxes[worker].put_nowait(words)
+
+    async def told(self, worker: str) -> list[Any]:
+        """What the flow has told this worker, once there is any."""
+        box = self._boxes[worker]
+        words = [await box.get()]
+        while not box.empty():
+            words.append(box.get_nowait())
+        return words
+
+
+def _unknown() -> asyncio.Future[Any]:
+    return asyncio.get_running_loop().create_future()
+
+
+class RayUplink:
+    """One worker process's end of a mailbox."""
+
+    def __init__(self, reply_to: tuple[str, str]) -> None:
+        self.mailbox: Any = ray.get_actor(*reply_to)
+        self.worker = f"pid {os.getpid()} on {ray.util.get_node_ip_address()}"
+        self.leaving: dict[int, threading.Event] = {}
+        self._reply_to = reply_to
+        self._things: dict[str, Any] = {}
+        self._seated = 0
+        self._changing = threading.Condition()
+        threading.Thread(target=self._read, name="anabranch-mailbox", daemon=True).start()
+
+    # -- see `cluster_worker.Uplink` ----------------------------------------------------------------
+
+    def send(self, key: int, frame: bytes) -> None:
+        self.mailbox.post.remote(Said(self.worker, key, frame))
+
+    @contextmanager
+    def lend(self) -> Generator[None]:
+        """A call that waits says so, and is given others; see `ray_seats.Seats`."""
+        yield
+
+    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
+        return waiter.wait(timeout)
+
+    # -- calls ------------------------------------------------------------------------------------
+
+    def carry_out(
+        self, token: str, constants: str | None, data: bytes, values: Sequence[Any]
+    ) -> Ended:
+        template: Template = self._thing(token)
+        here: ClusterWorker = cluster_worker.worker_for(template, self.worker, lambda: self)
+        shared: Constants | None = None if constants is None else self._thing(constants)
+        return here.carry_out(template, data, shared, values)
+
+    def _thing(self, token: str) -> Any:
+        thing = self._things.get(token)
+        if thing is None:
+            (reference,) = ray.get(self.mailbox.thing.remote(token))
+            thing = self._things[token] = ray.get(reference)
+            if len(self._things) > cluster_worker.KEPT:
+                del self._things[next(iter(self._things))]
+        return thing
+
+    def end(self, key: int, ended: Ended) -> None:
+        """Tell the end of a call by the mailbox; its value is this process's until the flow has it."""
+        boxed = None if ended.value is None else [ray.put(ended.value)]
+        self.mailbox.post.remote(EndedOnSeat(self.worker, key, ended.frame, boxed))
+
+    # -- seats ------------------------------------------------------------------------------------
+
+    def empty_seats(self) -> bool:
+        """Whether no call runs here on a seat."""
+        return not self._seated
+
+    def wait_for_seats(self) -> None:
+        """Ray may end a process that it takes for idle: stay until the calls on seats have ended."""
+        with self._changing:
+            self._changing.wait_for(self.empty_seats)
+
+    def _take(self, given: Given) -> None:
+        with self._changing:
+            self._seated += 1
+        threading.Thread(
+            target=self._carry_out, args=(given,), name="anabranch-seat", daemon=True
+        ).start()
+
+    def _carry_out(self, given: Given) -> None:
+        try:
+            values: list[Any] = ray.get(given.values) if given.values else []
+            self.end(given.key, self.carry_out(given.token, given.constants, given.data, values))
+        except BaseException as error:
+            self.mailbox.post.remote(Broke(given.key, error))
+        finally:
+            with self._changing:
+                self._seated -= 1
+                self._changing.notify_all()
+
+    def _read(self) -> None:
+        try:
+            while True:
+                for words in ray.get(self.mailbox.told.remote(self.worker)):
+                    if isinstance(words, Given):
+                        self._take(words)
+                    elif isinstance(words, Leave):
+                        self._leaving(words.number).set()
+                    else:
+                        cluster_worker.tell(self._reply_to, words)
+        except BaseException:  # the mailbox is gone, and the flow with it
+            for event in list(self.leaving.values()):
+                event.set()
+            _uplinks.pop(self._reply_to, None)
+            cluster_worker.forget(self._reply_to)
+
+    def _leaving(self, number: int) -> threading.Event:
+        with self._changing:
+            return self.leaving.setdefault(number, threading.Event())
+
+    def sit(self, number: int) -> None:
+        """Be a seat until told to leave."""
+        leaving = self._leaving(number)
+        self.mailbox.post.remote(Offered(self.worker, number))
+        leaving.wait()
+        self.wait_for_seats()
+        del self.leaving[number]
+
+
+_uplinks: dict[tuple[str, str], RayUplink] = {}
+_changing = threading.Lock()
+
+
+def _uplink(reply_to: tuple[str, str]) -> RayUplink:
+    uplink = _uplinks.get(reply_to)
+    if uplink is None:
+        with _changing:
+            uplink = _uplinks.get(reply_to)
+            if uplink is None:
+                uplink = _uplinks[reply_to] = RayUplink(reply_to)
+    return uplink
+
+
+def carry_out(
+    reply_to: tuple[str, str], token: str, constants: str | None, data: bytes, *values: Any
+) -> tuple[tuple[str, bytes], Any]:
+    """A task of Ray's: the worker and the frame that tells the call's end, and the value if that
+    stays."""
+    uplink = _uplink(reply_to)
+    ended = uplink.carry_out(token, constants, data, values)
+    if not uplink.empty_seats():
+        uplink.end(split(data)[0].key, ended)
+        uplink.wait_for_seats()
+    return (uplink.worker, ended.frame), ended.value
+
+
+def sit(reply_to: tuple[str, str], number: int) -> None:
+    """A task of Ray's: a seat for calls that are submitted by others."""
+    _uplink(reply_to).sit(number)
+
+
+def itself(value: Any) -> Any:
+    """A task of Ray's: what comes out belongs to the flow's process."""
+    return value
