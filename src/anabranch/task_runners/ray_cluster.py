@@ -21,8 +21,17 @@ from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
 from anabranch.task_runners.ray_connection import Connection, reach
+from anabranch.task_runners.ray_returns import Returns
 from anabranch.task_runners.ray_seats import Asks, Seat, Seats, asks_of, covers, options_of
-from anabranch.task_runners.ray_worker import Broke, EndedOnSeat, Given, Leave, Offered
+from anabranch.task_runners.ray_worker import (
+    Broke,
+    EndedOnSeat,
+    Given,
+    Leave,
+    Offered,
+    joined,
+    unjoined,
+)
 
 ray: Any = typed_ray  # its own types are partly unknown
 logger = logging.getLogger("anabranch.runs")
@@ -66,21 +75,24 @@ class RayCluster:
         self._killed: set[int] = set()
         self._gone: BaseException | None = None
         self._closing = threading.Event()
-        self._totals: dict[str, float] = {}
+        self._returns = Returns(self._returned)
+        self._totals: dict[str, float] = dict(ray.cluster_resources())
         self._waiting: dict[str, tuple[str, Asks]] = {}  # by task: a call's name, what it asks
-        self._mailbox = self._open_mailbox()
-        for work in (self._hear, self._watch):
-            threading.Thread(target=work, name="anabranch-ray", daemon=True).start()
-
-    def _open_mailbox(self) -> Any:
-        """The mailbox, at work; raises `ClusterConnectionError` and `WorkerVersionError`."""
         name, namespace = self.reply_to
-        mailbox: Any = (
+        self._mailbox: Any = (
             ray.remote(ray_worker.Mailbox)
             .options(name=name, namespace=namespace, num_cpus=0, max_concurrency=10_000)
             .remote()
         )
-        self._refuse_versions(mailbox.versions.remote(), "the head")
+        if not connection.is_known:
+            self._refuse_workers()
+            connection.is_known = True
+        for work in (self._hear, self._watch):
+            threading.Thread(target=work, name="anabranch-ray", daemon=True).start()
+
+    def _refuse_workers(self) -> None:
+        """Raise `ClusterConnectionError` or `WorkerVersionError` where one cannot take calls."""
+        self._refuse_versions(self._mailbox.versions.remote(), "the head")
         here = ray.get_runtime_context().get_node_id()
         probe = ray.remote(versions)
         probes: list[tuple[str, Any]] = []
@@ -91,8 +103,6 @@ class RayCluster:
                 probes.append((node["NodeManagerAddress"], reference))
         for address, reference in probes:
             self._refuse_versions(reference, address)
-        self._totals = dict(ray.cluster_resources())
-        return mailbox
 
     def _refuse_versions(self, reference: Any, where: str) -> None:
         began, said = monotonic(), False
@@ -134,15 +144,12 @@ class RayCluster:
             asks = asks_of(call.spec.resources)
             if call.spec.resources:
                 self._waiting[call.spec.name] = call.name or call.spec.name, asks
-            frame, value = self._remote(call.spec.name, asks).remote(
-                self.reply_to,
-                sent.template.token,
-                None if sent.constants is None else sent.constants.token,
-                sent.data,
-                *[each.handle for each in sent.values],
-            )
+            constants = None if sent.constants is None else sent.constants.token
+            data = joined((self.reply_to, sent.template.token, constants), sent.data)
+            values = [each.handle for each in sent.values]
+            frame, value = self._remote(call.spec.name, asks).remote(data, *values)
             yield value  # known to the runner by the time that this goes on, and its end can come
-            frame.future().add_done_callback(partial(self._returned, call.key, call.attempt))
+            self._returns.expect(frame, call.key, call.attempt)
         if inner:
             self._distribute()
 
@@ -163,16 +170,14 @@ class RayCluster:
             reference = self._shared[thing.token] = ray.put(thing)
             self._mailbox.keep.remote(thing.token, [reference])
 
-    def _returned(self, key: int, attempt: int, future: Any) -> None:
+    def _returned(self, key: int, attempt: int, returned: Any, error: BaseException | None) -> None:
         """A call that Ray ran is over, with a frame or an error."""
         with self._changing:
             worker = self._bases.pop(key, None)
-        try:
-            told, frame = future.result()
-        except BaseException as error:
-            self._broke(key, attempt, error, worker)
+        if error is None:
+            self._runner.heard(*unjoined(returned))
         else:
-            self._runner.heard(told, frame)
+            self._broke(key, attempt, error, worker)
 
     def _broke(self, key: int, attempt: int, error: BaseException, worker: str | None) -> None:
         lost = isinstance(error, _LOST)
@@ -388,6 +393,7 @@ class RayCluster:
 
     def close(self) -> None:
         self._closing.set()
+        self._returns.close()
         if self._gone is not None:
             return
         with self._changing:

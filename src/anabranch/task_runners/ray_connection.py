@@ -27,11 +27,12 @@ LOCAL = {
 
 class Connection:
     """Ray, connected. `places` are where its head and this machine's part of it listen; `address`
-    is for people."""
+    is for people; `is_known` says that its workers have what this process has."""
 
-    def __init__(self, ray: Any, address: str) -> None:
+    def __init__(self, ray: Any, address: str, is_known: bool = False) -> None:
         self.ray = ray
         self.address = address
+        self.is_known = is_known
         self.places: list[tuple[str, int]] = []
         if ray.util.client.ray.is_connected():
             self.places.append(place(address))
@@ -99,7 +100,8 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
             problem = f"nobody answered ({' '.join(str(error).split())})"
             raise ClusterConnectionError("Ray", address, problem, START) from error
     _lifetimes.callback(ray.shutdown)
-    return Connection(ray, _address(ray) if address in ("local", "auto") else address)
+    is_known = address == "local" and "runtime_env" not in init_kwargs
+    return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import threading
 from collections import defaultdict
 from collections.abc import Generator, Sequence
@@ -244,17 +245,28 @@ def _uplink(reply_to: tuple[str, str]) -> RayUplink:
     return uplink
 
 
-def carry_out(
-    reply_to: tuple[str, str], token: str, constants: str | None, data: bytes, *values: Any
-) -> tuple[tuple[str, bytes], Any]:
-    """A task of Ray's: the worker and the frame that tells the call's end, and the value if that
-    stays."""
+def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
+    """A task of Ray's: the worker's name before the frame that tells the call's end, and the value if
+    that stays. All is bytes, which Ray takes as they are."""
+    (reply_to, token, constants), rest = unjoined(data)
     uplink = _uplink(reply_to)
-    ended = uplink.carry_out(token, constants, data, values)
+    ended = uplink.carry_out(token, constants, rest, values)
     if not uplink.empty_seats():
-        uplink.end(split(data)[0].key, ended)
+        uplink.end(split(rest)[0].key, ended)
         uplink.wait_for_seats()
-    return (uplink.worker, ended.frame), ended.value
+    return joined(uplink.worker, ended.frame), ended.value
+
+
+def joined(head: Any, rest: bytes) -> bytes:
+    """Something small before bytes; the other end is `unjoined`."""
+    own = pickle.dumps(head, 5)
+    return len(own).to_bytes(4, "big") + own + rest
+
+
+def unjoined(data: bytes) -> tuple[Any, bytes]:
+    """The other end of `joined`."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    return pickle.loads(data[4:end]), data[end:]
 
 
 def sit(reply_to: tuple[str, str], number: int) -> None:
