@@ -205,6 +205,7 @@ class ClusterRunner(OpenRunnerBase):
 
     def close(self) -> None:
         """Bring values home that someone still has a future of, and let the cluster go."""
+        self._end_what_is_left()
         self._bring_home()
         self._closing = True
         self._news.put(None)
@@ -212,6 +213,16 @@ class ClusterRunner(OpenRunnerBase):
         for desk in self._desks.values():
             desk.close()
         self._cluster.close()
+
+    def _end_what_is_left(self) -> None:
+        """Nobody waits for these any more, and others may need their places."""
+        left = list(self._flying.values())
+        for flying in left:
+            if flying.began is not None:
+                self._cluster.interrupt(flying, True)
+        idle = [flying for flying in left if flying.began is None]
+        if idle:
+            self._cluster.cancel(idle)
 
     # -- what workers tell ------------------------------------------------------------------------
 
