@@ -14,39 +14,44 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.clusters import cluster
+
 FLOW = Path(__file__).with_name("cluster_flow.py")
 Calls = list[tuple[str, int, int]]
 """What was noted, the item's number, the process."""
 
 
-def lost_workers(runners: tuple[str, ...], count: int, rounds: int) -> bool:
-    """Print a row for each kill; whether each answer was right."""
+def lost_workers(kind: str, count: int, rounds: int) -> bool:
+    """Print a row for each kill of a worker's process on a cluster of two; whether each answer was
+    right."""
     table = Table(title=f"SIGKILL for one of two workers during {count:,} items with dependents")
     columns = (
-        *("runner", "after", "held there", "in flight", "make again", "use again"),
+        *("cluster", "after", "held there", "in flight", "make again", "use again"),
         *("nowhere", "right", "seconds"),
     )
     for column in columns:
         table.add_column(column, justify="right")
     console, fine = Console(width=120), True
     with console.status("killing") as status:
-        for runner in runners:
-            for number in range(rounds):
-                status.update(f"killing a worker of {runner}, {number + 1} of {rounds}")
-                row = _kill_a_worker(runner, count, (number + 1) / (rounds + 1))
-                fine &= row[-2] == "True"
-                table.add_row(*row)
+        for number in range(rounds):
+            status.update(f"killing a worker of {kind}, {number + 1} of {rounds}")
+            row = _kill_a_worker(kind, count, (number + 1) / (rounds + 1))
+            fine &= row[-2] == "True"
+            table.add_row(*row)
     console.print(table)
     return fine
 
 
-def _kill_a_worker(runner: str, count: int, part: float) -> list[str]:
-    with tempfile.TemporaryDirectory(prefix="anabranch-lost-") as folder:
+def _kill_a_worker(kind: str, count: int, part: float) -> list[str]:
+    with (
+        tempfile.TemporaryDirectory(prefix="anabranch-lost-") as folder,
+        cluster(kind, 2) as made,
+    ):
         place = Path(folder)
         environment = {**os.environ, "ANABRANCH_LOGGING_LEVEL": "WARNING"}
         began = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, str(FLOW), runner, str(count), folder], env=environment
+            [sys.executable, str(FLOW), made.runner, str(count), folder], env=environment
         )
         while len(_calls(place)) < part * 4 * count and process.poll() is None:
             time.sleep(0.05)
@@ -67,7 +72,7 @@ def _kill_a_worker(runner: str, count: int, part: float) -> list[str]:
         again = {each: times - 1 for each, times in runs.items() if times > 1}
         nowhere = [each for each in again if each not in flying | held]
         return [
-            runner,
+            kind,
             f"{part:.0%}",
             str(len(held)),
             str(len(flying)),

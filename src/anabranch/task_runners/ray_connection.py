@@ -17,6 +17,9 @@ from anabranch.errors import ClusterConnectionError
 
 CONNECT_SECONDS = 10.0
 START = "Start a head there with `ray start --head`, or give another address."
+LET_IN = (
+    "See that Ray has the same version there; one that wants a token needs RAY_AUTH_MODE=token."
+)
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: stay on the loopback
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -75,6 +78,7 @@ def connected_ray(address: str | None, init_kwargs: Mapping[str, Any]) -> Genera
 def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     import ray as typed  # slow to load, and only here is it known to be needed
     from ray._private import ray_constants
+    from ray._private.authentication import authentication_token_setup
 
     ray: Any = typed  # whose types are partly unknown
     if ray.is_initialized():
@@ -88,7 +92,12 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
         options = {"include_dashboard": False, **options}
     elif address != "auto":
         _refuse_nobody(address)
-        on_loopback = _is_on_loopback(*place(address), ray.util.get_node_ip_address())
+        host, port = place(address)
+        if ip_address(socket.gethostbyname(host)).is_loopback:
+            on_loopback = _is_on_loopback(port, ray.util.get_node_ip_address())
+            # As Ray does for "auto": a head on this machine may want the token of its user.
+            logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
+            authentication_token_setup.maybe_enable_token_auth_if_token_available(False)
     with ExitStack() as meanwhile:
         meanwhile.enter_context(_signals_kept())
         if address == "local":
@@ -97,8 +106,8 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
         try:
             ray.init(address=address, **options)
         except (ConnectionError, TimeoutError) as error:
-            problem = f"nobody answered ({' '.join(str(error).split())})"
-            raise ClusterConnectionError("Ray", address, problem, START) from error
+            problem = f"it does not let this process in ({' '.join(str(error).split())})"
+            raise ClusterConnectionError("Ray", address, problem, LET_IN) from error
     _lifetimes.callback(ray.shutdown)
     is_known = address == "local" and "runtime_env" not in init_kwargs
     return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
@@ -153,17 +162,14 @@ def _refuse_nobody(address: str) -> None:
         raise ClusterConnectionError("Ray", address, problem, START) from error
 
 
-def _is_on_loopback(host: str, port: int, on_network: str) -> bool:
-    """Whether a head listens on the loopback alone; Ray would look for it on the network."""
+def _is_on_loopback(port: int, on_network: str) -> bool:
+    """Whether this machine's head listens on the loopback alone; Ray would look for it on the
+    network."""
     try:
-        if not ip_address(socket.gethostbyname(host)).is_loopback:
-            return False
-        if not ip_address(on_network).is_loopback:
-            reach((on_network, port), 1.0)
-            return False
+        reach((on_network, port), 1.0)
     except OSError:
-        pass
-    return True
+        return True
+    return ip_address(on_network).is_loopback
 
 
 def place(address: str) -> tuple[str, int]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
 import threading
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NamedTuple
 
 import ray as typed_ray
@@ -233,16 +235,24 @@ class RayUplink:
 
 _uplinks: dict[tuple[str, str], RayUplink] = {}
 _changing = threading.Lock()
+_leaving = threading.Event()
+"""This process was told to end."""
 
 
 def _uplink(reply_to: tuple[str, str]) -> RayUplink:
     uplink = _uplinks.get(reply_to)
     if uplink is None:
+        signal.signal(signal.SIGTERM, _leave)
         with _changing:
             uplink = _uplinks.get(reply_to)
             if uplink is None:
                 uplink = _uplinks[reply_to] = RayUplink(reply_to)
     return uplink
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    _leaving.set()
+    raise SystemExit(1)
 
 
 def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
@@ -251,6 +261,8 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
     (reply_to, token, constants), rest = unjoined(data)
     uplink = _uplink(reply_to)
     ended = uplink.carry_out(token, constants, rest, values)
+    if _leaving.is_set():
+        raise SystemExit(1)  # the call has not ended, its process does: Ray starts it elsewhere
     if not uplink.empty_seats():
         uplink.end(split(rest)[0].key, ended)
         uplink.wait_for_seats()
