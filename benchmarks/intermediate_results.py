@@ -54,7 +54,6 @@ def reduced(count: int) -> float:
 def intermediate_results(kind: str, count: int) -> bool:
     """Print how much the flow's process grew; whether by less than 100 MB, with the right answer."""
     console = Console(width=110)
-    run = reduced.with_options(task_runner="")
     with console.status(f"starting {kind}") as status, cluster(kind, 2) as made:
         run = reduced.with_options(task_runner=made.runner)
         run(2)  # loads what it needs

@@ -52,6 +52,4 @@ def lost_head(kind: str, count: int) -> bool:
     console.print(
         f"{kind}: told after {first or -1:.1f} s, over after {seconds:.1f} s, exit code {code}"
     )
-    for line in [*told[:8], "...", *told[-4:]]:
-        console.print(f"  {line[:200]}", markup=False, highlight=False)
     return first is not None and seconds < 60

@@ -115,8 +115,7 @@ class RayCluster:
                     said = True
                     logger.info("Ray gets a worker ready on %s ...", where)
             except exceptions.RayError as error:
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                problem = f"no worker with anabranch could be had on {where} ({lines[-1].strip()})"
+                problem = f"no worker with anabranch could be had on {where} ({_brief(error)})"
                 way_out = (
                     f"Install anabranch {versions()[1]} there: workers need nothing else of ours."
                 )
@@ -323,7 +322,7 @@ class RayCluster:
                 posts: list[Any] = ray.get(self._mailbox.posts.remote())
             except BaseException as error:
                 if not self._closing.is_set():
-                    self._lose(f"the actor that carries what tasks say is gone ({error})")
+                    self._lose(f"the actor that carries what tasks say is gone ({_brief(error)})")
                 return
             for post in posts:
                 if isinstance(post, Offered):
@@ -364,7 +363,7 @@ class RayCluster:
             except OSError as error:
                 missed = missed or monotonic()
                 if monotonic() - missed >= GONE_SECONDS:
-                    self._lose(f"its head is gone ({error})")
+                    self._lose(f"its head is gone ({_brief(error)})")
                     return
                 continue
             if self._waiting:
@@ -401,3 +400,9 @@ class RayCluster:
                 ray.cancel(reference, recursive=False)
         ray.kill(self._mailbox)
         self._shared.clear()
+
+
+def _brief(error: BaseException) -> str:
+    """What an error of Ray's says in the end, without the advice around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
