@@ -29,6 +29,8 @@ from anabranch.testing.contract.resources import Resources
 from anabranch.testing.contract.results import Results
 from anabranch.testing.contract.retries import Retries
 from anabranch.testing.contract.scale import Scale
+from anabranch.testing.contract.stored import Stored
+from anabranch.testing.contract.subflows import Subflows
 from anabranch.testing.contract.timeouts import Timeouts
 
 
@@ -45,6 +47,8 @@ class RunnerContract(
     Logs,
     Hooks,
     Resources,
+    Subflows,
+    Stored,
     Scale,
 ):
     """All that a task runner has to do alike. Subclass it as `Test...` and set `runner`."""

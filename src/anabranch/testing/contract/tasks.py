@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from anabranch import get_run_logger, runtime
+from anabranch import concurrency, create_markdown_artifact, get_run_logger, runtime
 from anabranch import task as typed_task
 from anabranch.futures import FutureList
 from anabranch.states import Completed, Failed
@@ -160,6 +161,45 @@ async def endless() -> None:
     event = asyncio.Event()
     ENDLESS.append((asyncio.get_running_loop(), event))
     await event.wait()
+
+
+@task
+def large(length: int) -> bytes:
+    """More than rides back with an outcome, from some length on."""
+    return b"x" * length
+
+
+@task
+def length_of(value: Any) -> int:
+    return len(value)
+
+
+@task
+def broken_if_missing(path: Path) -> None:
+    if not path.exists():
+        raise Broken(f"{path.name} is missing")
+
+
+LIMIT = "contract"
+
+
+@task
+def limited(folder: Path) -> int:
+    """How many are in the block of the limit at once."""
+    with concurrency(LIMIT, strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        own = folder / str(runtime.task_run.id)
+        own.touch()
+        time.sleep(0.01)
+        inside = len(list(folder.iterdir()))
+        own.unlink()
+    return inside
+
+
+@task
+def shown(text: str) -> str:
+    create_markdown_artifact(text, key=f"artifact-{text}")
+    return text
 
 
 @task
