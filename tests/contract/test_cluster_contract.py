@@ -49,6 +49,24 @@ class TestDask(RunnerContract):
         return DaskTaskRunner(address=self.request.getfixturevalue("one_thread_of_dask"))
 
 
+def dask_processes(workers: int, threads: int) -> Iterator[str]:
+    """A scheduler and workers, each a process of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    dask = [sys.executable, "-m", "dask"]
+    scheduler = ["scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard", "--no-show"]
+    worker = ["worker", address, "--host=127.0.0.1", f"--nthreads={threads}", "--no-dashboard"]
+    commands = [[*dask, *scheduler], *([[*dask, *worker]] * workers)]
+    quiet = subprocess.DEVNULL
+    processes = [subprocess.Popen(each, stdout=quiet, stderr=quiet) for each in commands]
+    yield address
+    for process in reversed(processes):
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
 def ray_head(folder: Path, num_cpus: int) -> Iterator[str]:
     """A head of Ray's in processes of its own; its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -79,6 +97,30 @@ def ray_head(folder: Path, num_cpus: int) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def two_workers_of_dask() -> Iterator[str]:
+    yield from dask_processes(2, 2)
+
+
+@pytest.fixture(scope="session")
+def one_worker_of_dask() -> Iterator[str]:
+    yield from dask_processes(1, 1)
+
+
+class TestDaskProcesses(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def clusters(self, request: pytest.FixtureRequest) -> None:
+        self.request = request
+
+    @property
+    def runner(self) -> DaskTaskRunner:
+        return DaskTaskRunner(address=self.request.getfixturevalue("two_workers_of_dask"))
+
+    @property
+    def one_worker(self) -> DaskTaskRunner:
+        return DaskTaskRunner(address=self.request.getfixturevalue("one_worker_of_dask"))
+
+
+@pytest.fixture(scope="session")
 def two_cpus_of_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from ray_head(tmp_path_factory.mktemp("ray"), 2)
 
@@ -88,37 +130,60 @@ def one_cpu_of_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from ray_head(tmp_path_factory.mktemp("ray"), 1)
 
 
-@pytest.fixture(scope="session")
-def connections() -> Iterator[dict[str, ExitStack]]:
-    connections: dict[str, ExitStack] = {}
-    yield connections
-    for connection in connections.values():
-        connection.close()
+class Connection:
+    """The one of this process: it stays until a test wants another, since new workers take a second
+    to start."""
 
+    def __init__(self) -> None:
+        self.wanted: object = None
+        self.lifetime = ExitStack()
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # files, see above
-class TestRay(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def heads(self, request: pytest.FixtureRequest) -> None:
-        self.request = request
-
-    def connected(self, head: str) -> RayTaskRunner:
-        """One stays connected until another is wanted: new workers take a second to start."""
-        address: str = self.request.getfixturevalue(head)
-        connections: dict[str, ExitStack] = self.request.getfixturevalue("connections")
-        if address not in connections:
-            for connection in connections.values():
-                connection.close()
-            connections.clear()
-            connections[address] = ExitStack()
-            connections[address].enter_context(connected_ray(address, {}))
+    def have(self, address: str | None, **options: int) -> RayTaskRunner:
+        """A runner that shares the connection."""
+        if self.wanted != (address, options):
+            self.lifetime.close()
+            self.wanted = address, options
+            self.lifetime.enter_context(connected_ray(address, options))
             gc.collect()  # files that Ray leaves open
         return RayTaskRunner(address=address)
 
+
+@pytest.fixture(scope="session")
+def connection() -> Iterator[Connection]:
+    connection = Connection()
+    yield connection
+    connection.lifetime.close()
+
+
+RAY_LEAVES_FILES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@RAY_LEAVES_FILES
+class TestRay(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def ray(self, connection: Connection) -> None:
+        self.connection = connection
+
     @property
     def runner(self) -> RayTaskRunner:
-        return self.connected("two_cpus_of_ray")
+        return self.connection.have(None, num_cpus=2)
 
     @property
     def one_worker(self) -> RayTaskRunner:
-        return self.connected("one_cpu_of_ray")
+        return self.connection.have(None, num_cpus=1)
+
+
+@RAY_LEAVES_FILES
+class TestRayHead(RunnerContract):
+    @pytest.fixture(autouse=True)
+    def heads(self, request: pytest.FixtureRequest, connection: Connection) -> None:
+        self.request = request
+        self.connection = connection
+
+    @property
+    def runner(self) -> RayTaskRunner:
+        return self.connection.have(self.request.getfixturevalue("two_cpus_of_ray"))
+
+    @property
+    def one_worker(self) -> RayTaskRunner:
+        return self.connection.have(self.request.getfixturevalue("one_cpu_of_ray"))

@@ -6,10 +6,13 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +23,9 @@ START = "Start a head there with `ray start --head`, or give another address."
 LET_IN = (
     "See that Ray has the same version there; one that wants a token needs RAY_AUTH_MODE=token."
 )
+AUTH_MODE = "RAY_AUTH_MODE"
+PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+PROBE_SECONDS = 4.0
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: stay on the loopback
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -60,7 +66,11 @@ def connected_ray(address: str | None, init_kwargs: Mapping[str, Any]) -> Genera
     global _users, _connection
     with _changing:
         if _connection is None:
-            _connection = _connect(address, init_kwargs)
+            try:
+                _connection = _connect(address, init_kwargs)
+            except BaseException:
+                _lifetimes.close()
+                raise
         else:
             _refuse_another(address, _connection.address)
         _users += 1
@@ -78,7 +88,6 @@ def connected_ray(address: str | None, init_kwargs: Mapping[str, Any]) -> Genera
 def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     import ray as typed  # slow to load, and only here is it known to be needed
     from ray._private import ray_constants
-    from ray._private.authentication import authentication_token_setup
 
     ray: Any = typed  # whose types are partly unknown
     if ray.is_initialized():
@@ -88,6 +97,8 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"logging_level": logging.ERROR, **init_kwargs}
     on_loopback = address == "local"
+    if AUTH_MODE not in os.environ:
+        _lifetimes.callback(os.environ.pop, AUTH_MODE, None)  # Ray sets it, which is for this one
     if address == "local":
         options = {"include_dashboard": False, **options}
     elif address != "auto":
@@ -95,9 +106,9 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
         host, port = place(address)
         if ip_address(socket.gethostbyname(host)).is_loopback:
             on_loopback = _is_on_loopback(port, ray.util.get_node_ip_address())
-            # As Ray does for "auto": a head on this machine may want the token of its user.
-            logging.getLogger(authentication_token_setup.__name__).setLevel(logging.ERROR)
-            authentication_token_setup.maybe_enable_token_auth_if_token_available(False)
+            if _has_token() and AUTH_MODE not in os.environ and _wants_token(address):
+                os.environ[AUTH_MODE] = "token"
+    ray._raylet.Config.initialize("")  # reads the environment again
     with ExitStack() as meanwhile:
         meanwhile.enter_context(_signals_kept())
         if address == "local":
@@ -111,6 +122,26 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     _lifetimes.callback(ray.shutdown)
     is_known = address == "local" and "runtime_env" not in init_kwargs
     return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
+
+
+def _has_token() -> bool:
+    return Path("~/.ray/auth_token").expanduser().exists()
+
+
+def _wants_token(address: str) -> bool:
+    """Whether a head on this machine lets in only who shows the token of its user, as one that was
+    started after a local Ray does; Ray shows it to those alone that it finds by itself."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, address],
+            env={**os.environ, AUTH_MODE: "disabled"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:  # it tries again and again
+        return True
+    return done.returncode != 0
 
 
 @contextmanager
