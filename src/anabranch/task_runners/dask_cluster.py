@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, KilledWorker, performance_report
+from distributed.comm import get_address_host_port
 
-from anabranch.errors import ClusterConnectionError
+from anabranch.errors import ClusterConnectionError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
@@ -45,13 +46,12 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             lifetimes.callback(local.close)
             target = local.address()
         elif target is None:
-            make: Any = runner.cluster_class
-            if isinstance(make, str):
-                module, _, name = make.rpartition(".")
-                make = getattr(importlib.import_module(module), name)
+            make = _cluster_class(runner.cluster_class)
             target = lifetimes.enter_context(make(**runner.cluster_kwargs))
             if runner.adapt_kwargs:
                 target.adapt(**runner.adapt_kwargs)
+        elif runner.address is not None:
+            _refuse_address(runner.address)
         options: dict[str, Any] = {
             "timeout": CONNECT_SECONDS,
             "set_as_default": False,
@@ -60,7 +60,7 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
         try:
             client: Any = lifetimes.enter_context(Client(target, **options))
         except (OSError, TimeoutError) as error:
-            problem = f"nobody answered within {options['timeout']} seconds ({error})"
+            problem = f"nobody answered ({error})"
             where = str(getattr(target, "scheduler_address", target))
             raise ClusterConnectionError(
                 "Dask", where, problem, "Start a scheduler there, or give another address."
@@ -70,6 +70,27 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             lifetimes.enter_context(client.as_current())
             lifetimes.enter_context(performance_report(filename=runner.performance_report_path))
         yield client
+
+
+def _cluster_class(given: Any) -> Any:
+    """The class that a string stands for, or what is none; raises `TaskRunnerOptionError`."""
+    if not isinstance(given, str):
+        return given
+    module, _, name = given.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        expected = f"a class, or where to import one, such as 'distributed.LocalCluster' ({error})"
+        raise TaskRunnerOptionError("dask", "cluster_class", given, expected) from error
+
+
+def _refuse_address(address: str) -> None:
+    """Raise `TaskRunnerOptionError` for one that Dask cannot read."""
+    try:
+        get_address_host_port(address)
+    except ValueError as error:
+        expected = f"one such as 'tcp://host:8786' ({error})"
+        raise TaskRunnerOptionError("dask", "address", address, expected) from error
 
 
 class DaskCluster:
