@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
@@ -15,7 +16,7 @@ from dask.task_spec import List, Task, TaskRef
 from distributed import Client, KilledWorker, performance_report
 from distributed.comm import get_address_host_port
 
-from anabranch.errors import ClusterConnectionError, TaskRunnerOptionError
+from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
@@ -67,8 +68,7 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             ) from error
         refuse_versions(client)
         if runner.performance_report_path is not None:
-            lifetimes.enter_context(client.as_current())
-            lifetimes.enter_context(performance_report(filename=runner.performance_report_path))
+            lifetimes.enter_context(_report(client, runner.performance_report_path))
         yield client
 
 
@@ -91,6 +91,30 @@ def _refuse_address(address: str) -> None:
     except ValueError as error:
         expected = f"one such as 'tcp://host:8786' ({error})"
         raise TaskRunnerOptionError("dask", "address", address, expected) from error
+
+
+@contextmanager
+def _report(client: Any, path: str) -> Generator[None]:
+    """Have Dask write its report of the block; raises `MissingExtraError`.
+
+    The scheduler draws it, at the end, with a package that Dask does without: one that it lacks is
+    better told of before the work. A report that cannot be written is no reason to lose the work.
+    """
+    try:
+        client.run_on_scheduler(importlib.metadata.version, "bokeh")
+    except importlib.metadata.PackageNotFoundError as error:
+        what = f"performance_report_path, at the Dask scheduler {client.scheduler.address},"
+        raise MissingExtraError(what, "bokeh", "dask[diagnostics]") from error
+    report = performance_report(filename=path)
+    with client.as_current():
+        report.__enter__()
+        try:
+            yield
+        finally:
+            try:
+                report.__exit__(None, None, None)
+            except Exception as error:
+                logger.warning("The performance report could not be written to %s: %s", path, error)
 
 
 class DaskCluster:
