@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, KilledWorker, performance_report
-from distributed.comm import get_address_host_port
+from distributed.comm.addressing import get_address_host_port
 
 from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
@@ -59,7 +59,7 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             **runner.client_kwargs,
         }
         try:
-            client: Any = lifetimes.enter_context(Client(target, **options))
+            client = lifetimes.enter_context(_connected(target, options))
         except (OSError, TimeoutError) as error:
             problem = f"nobody answered ({error})"
             where = str(getattr(target, "scheduler_address", target))
@@ -70,6 +70,23 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
         if runner.performance_report_path is not None:
             lifetimes.enter_context(_report(client, runner.performance_report_path))
         yield client
+
+
+def _connected(target: Any, options: dict[str, Any]) -> Any:
+    """A client of Dask's; one that cannot connect is closed at once, and its thread ended.
+
+    Left to the garbage collector it would be closed on any thread at any time: there are some where
+    that hangs, and takes the next client with it. The thread would stay.
+    """
+    client: Any = Client.__new__(Client)
+    try:
+        client.__init__(target, **options)
+    except BaseException:
+        if hasattr(client, "status"):
+            client.close()
+            client._loop_runner.stop()  # which closing leaves out where connecting has done it
+        raise
+    return client
 
 
 def _cluster_class(given: Any) -> Any:
@@ -105,7 +122,7 @@ def _report(client: Any, path: str) -> Generator[None]:
     except importlib.metadata.PackageNotFoundError as error:
         what = f"performance_report_path, at the Dask scheduler {client.scheduler.address},"
         raise MissingExtraError(what, "bokeh", "dask[diagnostics]") from error
-    report = performance_report(filename=path)
+    report: Any = performance_report(filename=path)
     with client.as_current():
         report.__enter__()
         try:
