@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distributed import Client
@@ -42,9 +42,12 @@ class DaskProcesses:
     """A scheduler and workers, each a process of its own, as `dask scheduler` and `dask worker`
     start them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.folder = folder
+        path = os.pathsep.join([str(TESTS), *sys.path])
+        self.environment = {**os.environ, **environment, "PYTHONPATH": path}
         self.workers: list[subprocess.Popen[bytes]] = []
+        self._nannies: list[subprocess.Popen[bytes]] = []
         file = folder / "scheduler.json"
         ports = ("--host", "127.0.0.1", "--port", "0")
         self.scheduler = self._start("scheduler", *ports, "--scheduler-file", str(file))
@@ -55,18 +58,18 @@ class DaskProcesses:
             return subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--no-dashboard", *options],
                 cwd=self.folder,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
+                env=self.environment,
                 stdout=output,
                 stderr=output,
             )
 
-    def worker(self, *options: str) -> subprocess.Popen[bytes]:
-        """Start a worker of one thread, which is not started again when it ends."""
+    def worker(self, *options: str, nanny: bool = False) -> subprocess.Popen[bytes]:
+        """Start a worker of one thread, which only a `nanny` starts again when it is killed."""
+        options = (*options, "--nanny" if nanny else "--no-nanny", "--nthreads", "1")
         folder = ("--local-directory", str(self.folder))
-        process = self._start(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", *folder, *options
-        )
+        process = self._start("worker", self.address, *options, *folder)
         self.workers.append(process)
+        self._nannies += [process] * nanny
         return process
 
     def end(self, worker: subprocess.Popen[bytes]) -> None:
@@ -78,10 +81,18 @@ class DaskProcesses:
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(workers, 30)
 
+    def keys(self) -> list[str]:
+        """Of what the scheduler holds for flows."""
+        with Client(self.address, set_as_default=False) as client:
+            scheduler: Any = client
+            held: list[Any] = scheduler.run_on_scheduler(all_keys)
+        return [str(key) for key in held if "anabranch" in str(key)]
+
     def close(self) -> None:
+        for process in self._nannies:
+            self.end(process)  # with the worker that it keeps
         for process in (*self.workers, self.scheduler):
-            process.send_signal(signal.SIGKILL)  # nothing of it is wanted any more
-        for process in (*self.workers, self.scheduler):
+            process.kill()
             process.wait()
 
 
@@ -93,12 +104,26 @@ def _address(file: Path) -> str | None:
 
 
 @contextmanager
-def dask_processes(folder: Path) -> Generator[DaskProcesses]:
-    cluster = DaskProcesses(folder)
+def dask_processes(
+    folder: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> Generator[DaskProcesses]:
+    cluster = DaskProcesses(folder, environment)
     try:
         yield cluster
     finally:
         cluster.close()
+
+
+def all_keys(dask_scheduler: Any) -> list[Any]:
+    return list(dask_scheduler.tasks)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, also where nobody has asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 class Counted:

@@ -65,17 +65,6 @@ def on(dask: DaskProcesses, body: Callable[..., Any], **options: Any) -> Any:
     return in_flow(DaskTaskRunner(address=dask.address), body, **options)
 
 
-def all_keys(dask_scheduler: Any) -> list[Any]:
-    return list(dask_scheduler.tasks)
-
-
-def keys(dask: DaskProcesses) -> list[str]:
-    """Of what the scheduler still holds for us."""
-    with distributed.Client(dask.address, set_as_default=False) as client:
-        held: list[Any] = client.run_on_scheduler(all_keys)
-    return [str(key) for key in held if "anabranch" in str(key)]
-
-
 class Locked:
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -299,17 +288,17 @@ def test_what_nobody_holds_is_let_go(dask: DaskProcesses) -> None:
     def body() -> int:
         kept.append(fill.submit(9))
         first.submit(kept[0]).result()
-        before = len(keys(dask))
+        before = len(dask.keys())
         futures = fill.map(range(6))
         total = sum(first.map(futures).result())
-        assert len(keys(dask)) >= before + 6
+        assert len(dask.keys()) >= before + 6
         del futures
         gc.collect()
-        until(lambda: len(keys(dask)) <= before, f"more than {before} keys")
+        until(lambda: len(dask.keys()) <= before, f"more than {before} keys")
         return total
 
     assert on(dask, body) == 15
-    until(lambda: not keys(dask), "keys after the flow's end")
+    until(lambda: not dask.keys(), "keys after the flow's end")
     assert kept[0].result()[0] == 9
 
 
