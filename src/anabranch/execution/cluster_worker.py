@@ -325,6 +325,9 @@ class ClusterWorker:
         self._told.put(None)
 
 
+flows_here: set[Any] = set()
+"""Where flows of this very process are replied to: what their calls log has arrived already."""
+
 _workers: dict[Any, ClusterWorker] = {}  # by where they reply to
 _changing = threading.Lock()
 _lifetimes = ExitStack()  # of what lasts as long as the process
@@ -341,7 +344,8 @@ def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) ->
         with _changing:
             worker = _workers.get(template.reply_to)
             if worker is None:
-                listen_to_calls(log)
+                if template.reply_to not in flows_here:
+                    listen_to_calls(log)
                 _lifetimes.enter_context(prints_logged())
                 worker = _workers[template.reply_to] = ClusterWorker(template, connect())
     return worker

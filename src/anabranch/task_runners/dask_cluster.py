@@ -150,6 +150,7 @@ class DaskCluster:
         self._warned: dict[str, float] = {}
         self._let_go = False
         self._address: str = client.scheduler.address
+        cluster_worker.flows_here.add(self.reply_to)  # threads of this process may be its workers
         client.subscribe_topic(client.id, self._event)
         client.subscribe_topic("all", self._cluster_event)
 
@@ -329,6 +330,7 @@ class DaskCluster:
             logger.warning("%s", told)
 
     def close(self) -> None:
+        cluster_worker.flows_here.discard(self.reply_to)
         for topic in (self.client.id, "all"):
             try:
                 self.client.unsubscribe_topic(topic)
