@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from dask_clusters import BIG, DaskProcesses, dask_processes, gone, until
 
-from anabranch import flow, get_run_logger
+from anabranch import CrashedRun, flow, get_run_logger
 from anabranch.task_runners import DaskTaskRunner
 from anabranch.testing.contract.base import in_flow
 from anabranch.testing.contract.tasks import inc, note, notes, task
@@ -213,6 +213,28 @@ def test_a_killed_scheduler_ends_the_flow(two: DaskProcesses, tmp_path: Path) ->
     assert state.name == "Failed"  # by the exception of the call that it asked
     assert type(state.data).__name__ == "CrashedRun"
     assert two.address in state.message and "resume the run" in state.message
+
+
+def test_a_killed_local_cluster_ends_the_flow(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    @task
+    def endless() -> None:
+        note(tmp_path / "began", f"{os.getppid()} {os.getpid()}")
+        while True:
+            time.sleep(0.01)
+
+    def body() -> None:
+        future = endless.submit()
+        pids.extend(
+            _pairs(until(lambda: notes(tmp_path / "began") and tmp_path / "began", "it"))[0]
+        )
+        os.kill(pids[0], signal.SIGKILL)
+        future.result(timeout=20)
+
+    with pytest.raises(CrashedRun, match="its scheduler is gone"):
+        in_flow("dask?n_workers=1&threads_per_worker=1", body)
+    until(lambda: all(map(gone, pids)), f"the end of {pids}")
 
 
 def test_lines_of_a_worker_that_is_told_to_leave(

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import distributed as typed_distributed
+import numpy as np
 import pytest
-from dask_clusters import IN_PROCESS, DaskProcesses, dask_processes, until
+from dask_clusters import BIG, IN_PROCESS, DaskProcesses, dask_processes, until
 from distributed import LocalCluster
 
+from anabranch import get_run_logger, runtime
 from anabranch.errors import (
     ClusterConnectionError,
     MissingExtraError,
@@ -25,7 +29,7 @@ from anabranch.errors import (
 )
 from anabranch.task_runners import DaskTaskRunner, task_runner
 from anabranch.testing.contract.base import in_flow
-from anabranch.testing.contract.tasks import inc
+from anabranch.testing.contract.tasks import inc, task
 
 distributed: Any = typed_distributed
 """Much of it has no types."""
@@ -249,6 +253,46 @@ def test_an_async_flow(cluster: Any) -> None:
     assert asyncio.run(in_flow(DaskTaskRunner(cluster=cluster), body)) == [2, 3, 6, 7]
 
 
+def test_workers_in_the_process_of_the_flow(
+    cluster: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+
+    @task(log_prints=True)
+    def talks(number: int) -> Any:
+        print(f"task {number}")
+        until(gate.exists, "the gate")
+        get_run_logger().info("logged %d", number)
+        return np.full(BIG, number, np.uint8)
+
+    @task
+    def first(array: Any) -> int:
+        return int(array[0])
+
+    @task
+    def nests(number: int) -> int:
+        return first.submit(talks.submit(number)).result() + int(talks.submit(3).result()[0])
+
+    def body() -> Any:
+        futures = talks.map(range(2))
+        print("flow while they run")
+        get_run_logger().info("flow logs")
+        gate.touch()
+        return first.map(futures).result(), nests.submit(2).result(), runtime.flow_run.name
+
+    with caplog.at_level(logging.INFO, "anabranch"):
+        values = in_flow(
+            DaskTaskRunner(cluster=cluster), body, log_prints=True, flow_run_name="tuesday"
+        )
+    assert values == ([0, 1], 5, "tuesday")
+    records = [each for each in caplog.records if each.name.startswith("anabranch.")]
+    told = Counter(each.getMessage() for each in records)
+    assert told["tuesday | flow while they run"] == told["tuesday | flow logs"] == 1
+    for number, name in enumerate(("talks-0", "talks-1", "talks-2", "talks-3")):
+        assert told[f"tuesday/{name} | task {number}"] == 1, told
+        assert told[f"tuesday/{name} | logged {number}"] == 1, told
+
+
 def test_two_flows_at_once(cluster: Any) -> None:
     both_run = threading.Barrier(2)
     results: dict[int, list[int]] = {}
@@ -390,3 +434,19 @@ def test_a_worker_of_another_version_is_refused_at_the_start(
         in_flow(DaskTaskRunner(address=old_workers.address), lambda: began.append(True))
     assert not began
     old_workers.end(worker)
+
+
+def test_a_worker_of_another_version_that_comes_later(
+    old_workers: DaskProcesses, tmp_path: Path
+) -> None:
+    preload = tmp_path / "patch.py"
+    preload.write_text(PATCHES["package"][0])
+    workers: list[Any] = []
+
+    def body() -> int:
+        workers.append(old_workers.worker("--preload", str(preload)))
+        return inc.submit(1).result(timeout=30)
+
+    with pytest.raises(Exception, match=PATCHES["package"][2]):
+        in_flow(DaskTaskRunner(address=old_workers.address), body)
+    old_workers.end(workers[0])
