@@ -1,8 +1,7 @@
-"""Calls on Dask's workers: what travels and what stays there, what they tell, how they are stopped."""
+"""Calls on Dask's workers: what travels and what stays there, what they tell, what limits them."""
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import logging
@@ -31,7 +30,7 @@ from anabranch import (
     unmapped,
 )
 from anabranch.cache_policies import INPUTS
-from anabranch.errors import CancelledRun, LostResultError, RunTimedOut, UnpicklableError
+from anabranch.errors import LostResultError, UnpicklableError
 from anabranch.store.limits import set_limit
 from anabranch.store.sqlite import SqliteDatabase
 from anabranch.task_runners import DaskTaskRunner
@@ -49,14 +48,6 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
         processes.worker("--name", "plain")
         processes.worker("--name", "gpu", "--resources", "GPU=1")
         processes.wait_for(2)
-        yield processes
-
-
-@pytest.fixture(scope="session")
-def one_thread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskProcesses]:
-    with dask_processes(tmp_path_factory.mktemp("dask")) as processes:
-        processes.worker()
-        processes.wait_for(1)
         yield processes
 
 
@@ -382,26 +373,6 @@ def test_lines_and_artifacts_arrive_complete_and_in_order(
 # -- tasks that submit, wait, and are limited -----------------------------------------------------
 
 
-def test_twenty_deep_and_wide_on_one_thread(one_thread: DaskProcesses) -> None:
-    @task
-    def goes_down(depth: int) -> int:
-        return depth and 1 + goes_down.submit(depth - 1).result()
-
-    @task
-    def spreads(depth: int) -> int:
-        return 1 if not depth else sum(spreads.map([depth - 1] * 3).result())
-
-    @task
-    async def goes_down_async(depth: int) -> int:
-        return depth and 1 + await goes_down_async.submit(depth - 1)
-
-    def body() -> Any:
-        futures = goes_down.submit(20), spreads.submit(3), goes_down_async.submit(8)
-        return [future.result() for future in futures]
-
-    assert on(one_thread, body) == [20, 27, 8]
-
-
 def test_limits_inside_of_tasks(
     dask: DaskProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,98 +412,3 @@ def test_cached_results_large_and_small(dask: DaskProcesses, tmp_path: Path) -> 
     values, states = on(dask, body)
     assert values == [0, 1, 0, 1] and set(states) == {"Cached"}
     assert sorted(notes(tmp_path / "made")) == ["0", "1"]
-
-
-# -- cancellation and timeouts --------------------------------------------------------------------
-
-
-@task
-def loops(path: Path) -> None:
-    note(path, "began")
-    while True:
-        time.sleep(0.005)
-
-
-@task
-async def loops_async(path: Path) -> None:
-    note(path, "began")
-    try:
-        await asyncio.sleep(3600)
-    finally:
-        note(path, "ended")
-
-
-def test_cancelled_before_it_begins(one_thread: DaskProcesses, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-
-    def body() -> Any:
-        holds = waits_for_file.submit(gate)
-        until(gate.with_suffix(".began").exists, "the first")
-        queued = same.map([tmp_path / str(number) for number in range(20)])
-        noted = waits_for_file.submit(tmp_path / "never")
-        assert queued.cancel() == 20 and noted.cancel()
-        for each in (*queued, noted):
-            with pytest.raises(CancelledRun):
-                each.result(timeout=10)
-        note(gate, "")
-        return holds.result(), inc.submit(1).result()
-
-    assert on(one_thread, body) == ("through", 2)
-    assert not (tmp_path / "never.began").exists()
-
-
-@pytest.mark.parametrize("kind", [loops, loops_async])
-def test_cancelled_while_it_runs(kind: Any, one_thread: DaskProcesses, tmp_path: Path) -> None:
-    path = tmp_path / "notes"
-
-    def body() -> Any:
-        future = kind.submit(path)
-        until(path.exists, "it")
-        assert future.cancel()
-        with pytest.raises(CancelledRun):
-            future.result(timeout=10)
-        return future.state.name, inc.submit(1).result(timeout=10)
-
-    assert on(one_thread, body) == ("Cancelled", 2)
-    assert notes(path) == ["began", "ended"][: 1 + (kind is loops_async)]
-
-
-@pytest.mark.parametrize("kind", [loops, loops_async])
-def test_a_timeout_frees_the_worker(kind: Any, one_thread: DaskProcesses, tmp_path: Path) -> None:
-    hasty = kind.with_options(timeout_seconds=0.2, retries=1)
-
-    def body() -> Any:
-        future = hasty.submit(tmp_path / "notes")
-        assert isinstance(future.exception(timeout=20), RunTimedOut)
-        return future.state.name, inc.submit(1).result(timeout=10)
-
-    assert on(one_thread, body) == ("TimedOut", 2)
-    assert notes(tmp_path / "notes").count("began") == 2
-
-
-def test_a_function_that_cannot_be_stopped_is_left_behind(
-    dask: DaskProcesses,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setenv("ANABRANCH_CANCEL_GRACE", "0.3")
-    gate = tmp_path / "gate"
-    os.mkfifo(gate)
-
-    @task(timeout_seconds=3600)
-    def stuck() -> None:
-        gate.read_bytes()  # until someone writes there
-
-    def body() -> Any:
-        future = stuck.submit()
-        until(lambda: future.state.name == "Running", "it")
-        assert future.cancel()
-        with pytest.raises(CancelledRun):
-            future.result(timeout=10)
-        return future.state.name, inc.submit(1).result()
-
-    with caplog.at_level(logging.INFO, "anabranch"):
-        assert on(dask, body) == ("Cancelled", 2)
-    assert "still running, and nothing can stop it: stuck-0 on tcp://" in caplog.text
-    gate.write_bytes(b"")
