@@ -160,11 +160,12 @@ def test_a_function_that_cannot_be_stopped_is_left_behind(
 
     @task(timeout_seconds=3600)
     def stuck() -> None:
+        note(tmp_path / "began", "")
         gate.read_bytes()  # until someone writes there
 
     def body() -> Any:
         future = stuck.submit()
-        until(lambda: future.state.name == "Running", "it")
+        until(lambda: future.state.name == "Running" and (tmp_path / "began").exists(), "it")
         assert future.cancel()
         with pytest.raises(CancelledRun):
             future.result(timeout=10)
