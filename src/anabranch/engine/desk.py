@@ -31,6 +31,7 @@ from anabranch.execution.requests import (
     Carry,
     Describe,
     Ended,
+    Fetch,
     GiveSlots,
     KeepArtifact,
     Launch,
@@ -45,7 +46,7 @@ from anabranch.execution.requests import (
     number_of,
 )
 from anabranch.futures import Links, TaskFuture
-from anabranch.outcomes import CRASHED, SETTLED, Outcome
+from anabranch.outcomes import CRASHED, SETTLED, Away, Outcome
 from anabranch.task_runners.base import Capabilities, OpenRunnerBase
 
 if TYPE_CHECKING:
@@ -99,6 +100,10 @@ class EngineDesk:
             words = loads(data, self.engine)
             if isinstance(words, AskLimits):
                 self._ask_limits(number, words)
+                return
+            if isinstance(words, Fetch):
+                args = number, words.future
+                threading.Thread(target=self._fetch, args=args, name="anabranch-fetch").start()
                 return
             answer = self._answer(call, words)
         except Exception as error:
@@ -207,6 +212,13 @@ class EngineDesk:
 
         self.engine.limits.when_asked(words.fn, words.args, then)
 
+    def _fetch(self, number: int, future: Run) -> None:
+        """On a thread of its own: where a lost value is made again, its task may ask here."""
+        try:
+            self.tell(Answer(number, future._settled_result()))
+        except Exception as error:
+            self.tell(Refusal(number, portable_exception(error)))
+
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)
         if task is None:
@@ -245,6 +257,8 @@ class EngineDesk:
         recalled = run._links is not None and run._links.recalled is not None
         if carried is not None and not (recalled or isinstance(outcome.value, BaseException)):
             outcome = outcome._replace(value=None)  # the worker has it
+        elif type(outcome.value) is Away and outcome.value.remote is not None:
+            outcome = outcome._replace(value=Fetch(run))
         self.tell(Settled(packed(outcome, run.name)))
 
 

@@ -70,7 +70,8 @@ class Ended(NamedTuple):
 
 
 class AtWork:
-    """A call that runs here. `said` waits to be sent, `frames` have been."""
+    """A call that runs here. `said` waits to be sent, `frames` have been; `stopped` is one that was
+    told to stop, maybe while its function or its arguments were still read."""
 
     __slots__ = (
         "attempt",
@@ -80,6 +81,7 @@ class AtWork:
         "interrupt",
         "key",
         "said",
+        "stopped",
         "thread",
         "told",
     )
@@ -93,6 +95,7 @@ class AtWork:
         self.said: list[Message] = []
         self.frames = 0
         self.interrupt: Callable[[], object] | None = None
+        self.stopped = False
 
 
 class ClusterWorker:
@@ -186,8 +189,12 @@ class ClusterWorker:
     def _run(self, call: Call, at_work: AtWork) -> Outcome:
         started = time()
         with Interruptible() as interruptible:
-            at_work.interrupt = interruptible.interrupt
+            with self._changing:
+                at_work.interrupt = interruptible.interrupt
+                stopped = at_work.stopped
             try:
+                if stopped:
+                    raise Interrupt
                 outcome = run_call(call, lambda coroutine: self._drive(coroutine, at_work))
             except Interrupt as interrupt:  # it came after the task's own code had ended
                 outcome = failure(call, interrupt, started, time() - started)
@@ -314,7 +321,10 @@ class ClusterWorker:
     def _interrupt(self, key: int) -> None:
         with self._changing:
             at_work = self._at_work.get(key)
-            interrupt = None if at_work is None else at_work.interrupt
+            if at_work is None:
+                return
+            at_work.stopped = True
+            interrupt = at_work.interrupt
         if interrupt is not None:
             interrupt()
 
@@ -324,6 +334,9 @@ class ClusterWorker:
         self._busy.set()
         self._told.put(None)
 
+
+flows_here: set[Any] = set()
+"""Where flows of this very process are replied to: what their calls log has arrived already."""
 
 _workers: dict[Any, ClusterWorker] = {}  # by where they reply to
 _changing = threading.Lock()
@@ -341,7 +354,8 @@ def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) ->
         with _changing:
             worker = _workers.get(template.reply_to)
             if worker is None:
-                listen_to_calls(log)
+                if template.reply_to not in flows_here:
+                    listen_to_calls(log)
                 _lifetimes.enter_context(prints_logged())
                 worker = _workers[template.reply_to] = ClusterWorker(template, connect())
     return worker

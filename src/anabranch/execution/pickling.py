@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
 from typing import Any, Protocol, cast
 
@@ -39,7 +39,7 @@ def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
     try:
         return _dumps(value)
     except Exception as error:
-        named = dict(zip(names, value if len(names) > 1 else (value,), strict=True))
+        named = list(zip(names, value if len(names) > 1 else (value,), strict=True))
         path, reason = offender(named, error, _by_value)
         raise UnpicklableError(what, path, reason) from error
 
@@ -52,7 +52,7 @@ def dumps_apart(
     try:
         return _dumps(value, apart), apart
     except Exception as error:
-        named = dict(zip(names, value if len(names) > 1 else (value,), strict=True))
+        named = list(zip(names, value if len(names) > 1 else (value,), strict=True))
         path, reason = offender(named, error, lambda part: _by_value(part, []))
         raise UnpicklableError(what, path, reason) from error
 
@@ -141,11 +141,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def offender(
-    named: Mapping[str, Any], error: Exception, attempt: Callable[[Any], object]
+    named: Sequence[tuple[str, Any]], error: Exception, attempt: Callable[[Any], object]
 ) -> tuple[str, str]:
     """The path of the deepest part at which `attempt` raises, and why."""
-    parts: Iterator[tuple[str, Any]] = iter(named.items())
-    path, seen = next(iter(named)), set[int]()
+    parts: Iterator[tuple[str, Any]] = iter(named)
+    path, seen = named[0][0], set[int]()
     for _ in range(DEEPEST):
         found = _first_bad(parts, seen, attempt)
         if found is None:

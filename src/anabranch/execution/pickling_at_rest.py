@@ -45,7 +45,7 @@ def dumps_at_rest(value: Any, what: str, limit: int = sys.maxsize) -> bytes:
     except RecursionError as error:
         raise UnserializableResult(what, "pickle", "result", "it is nested too deep") from error
     except Exception as error:
-        path, reason = offender({"result": value}, error, lambda part: _is_writable(part, limit))
+        path, reason = offender([("result", value)], error, lambda part: _is_writable(part, limit))
         raise UnserializableResult(what, "pickle", path, reason) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # a library in Rust that gave up, no signal

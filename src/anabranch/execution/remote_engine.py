@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -38,6 +39,7 @@ from anabranch.execution.requests import (
     Carry,
     Describe,
     Ended,
+    Fetch,
     KeepArtifact,
     Launch,
     Refusal,
@@ -52,7 +54,7 @@ from anabranch.execution.requests import (
 from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
 from anabranch.identities import inputs_digest
-from anabranch.outcomes import SETTLED, Outcome
+from anabranch.outcomes import SETTLED, Away, Outcome
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.waiting import Waiter
 
@@ -360,6 +362,11 @@ class RemoteEngine:
         """The record of a run, and its phase right now."""
         return self._ask(Describe(future), "A future")
 
+    def _fetched(self, words: Fetch) -> Any:
+        """A value that stays on the cluster; others may have to make it again here."""
+        with self._line.lend():
+            return self._ask(words, "A future")
+
     def reference(self, future: Run) -> tuple[int, int]:
         shared: Any = future._shared
         return shared.prefix, future._key
@@ -455,6 +462,8 @@ class RemoteEngine:
             outcome = own  # with its value, which did not travel
         elif carried is not None:  # it ended without its attempt
             carried.runner.cancel([key])
+        if type(outcome.value) is Fetch:
+            outcome = outcome._replace(value=Away(partial(self._fetched, outcome.value)))
         with self._lock:
             run._outcome = outcome
             run._phase = outcome.phase

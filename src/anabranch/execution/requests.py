@@ -94,6 +94,12 @@ class Describe(NamedTuple):
     future: TaskFuture[Any]
 
 
+class Fetch(NamedTuple):
+    """Answered by the value of a future, which stays on the cluster; stands for it until then."""
+
+    future: TaskFuture[Any]
+
+
 class AddCallback(NamedTuple):
     """Call `fn(future)` in the flow's process once it has settled."""
 

@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 
 from anabranch import late
 from anabranch.errors import MissingExtraError, TaskRunnerOptionError
-from anabranch.task_runners.base import Capabilities, Inbox, OpenRunner, TaskRunner, only_options
+from anabranch.task_runners.base import (
+    Capabilities,
+    Inbox,
+    OpenRunner,
+    TaskRunner,
+    only_options,
+    whole_number,
+)
 
 ONE_OF = ("address", "cluster", "cluster_class")
 LOCAL_OPTIONS = ("n_workers", "threads_per_worker")
@@ -63,11 +70,9 @@ class DaskTaskRunner(TaskRunner):
             only_options(cls.scheme, options, [])
             return cls(address=target)
         only_options(cls.scheme, options, LOCAL_OPTIONS)
-        numbers: dict[str, int] = {}
-        for name, value in options.items():
-            if not value.isdigit() or not int(value):
-                raise TaskRunnerOptionError(cls.scheme, name, value, "a whole number, 1 or more")
-            numbers[name] = int(value)
+        numbers = {
+            name: whole_number(cls.scheme, name, value, 1) for name, value in options.items()
+        }
         return cls(cluster_kwargs=numbers)
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Sequence
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from dask.task_spec import List, Task, TaskRef
 from distributed import Client, KilledWorker, performance_report
+from distributed.comm.addressing import get_address_host_port
 
-from anabranch.errors import ClusterConnectionError
+from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
@@ -45,31 +47,91 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             lifetimes.callback(local.close)
             target = local.address()
         elif target is None:
-            make: Any = runner.cluster_class
-            if isinstance(make, str):
-                module, _, name = make.rpartition(".")
-                make = getattr(importlib.import_module(module), name)
+            make = _cluster_class(runner.cluster_class)
             target = lifetimes.enter_context(make(**runner.cluster_kwargs))
             if runner.adapt_kwargs:
                 target.adapt(**runner.adapt_kwargs)
+        elif runner.address is not None:
+            _refuse_address(runner.address)
         options: dict[str, Any] = {
             "timeout": CONNECT_SECONDS,
             "set_as_default": False,
             **runner.client_kwargs,
         }
         try:
-            client: Any = lifetimes.enter_context(Client(target, **options))
+            client = lifetimes.enter_context(_connected(target, options))
         except (OSError, TimeoutError) as error:
-            problem = f"nobody answered within {options['timeout']} seconds ({error})"
+            problem = f"nobody answered ({error})"
             where = str(getattr(target, "scheduler_address", target))
             raise ClusterConnectionError(
                 "Dask", where, problem, "Start a scheduler there, or give another address."
             ) from error
         refuse_versions(client)
         if runner.performance_report_path is not None:
-            lifetimes.enter_context(client.as_current())
-            lifetimes.enter_context(performance_report(filename=runner.performance_report_path))
+            lifetimes.enter_context(_report(client, runner.performance_report_path))
         yield client
+
+
+def _connected(target: Any, options: dict[str, Any]) -> Any:
+    """A client of Dask's; one that cannot connect is closed at once, and its thread ended.
+
+    Left to the garbage collector it would be closed on any thread at any time: there are some where
+    that hangs, and takes the next client with it. The thread would stay.
+    """
+    client: Any = Client.__new__(Client)
+    try:
+        client.__init__(target, **options)
+    except BaseException:
+        if hasattr(client, "status"):
+            client.close()
+            client._loop_runner.stop()  # which closing leaves out where connecting has done it
+        raise
+    return client
+
+
+def _cluster_class(given: Any) -> Any:
+    """The class that a string stands for, or what is none; raises `TaskRunnerOptionError`."""
+    if not isinstance(given, str):
+        return given
+    module, _, name = given.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        expected = f"a class, or where to import one, such as 'distributed.LocalCluster' ({error})"
+        raise TaskRunnerOptionError("dask", "cluster_class", given, expected) from error
+
+
+def _refuse_address(address: str) -> None:
+    """Raise `TaskRunnerOptionError` for one that Dask cannot read."""
+    try:
+        get_address_host_port(address)
+    except ValueError as error:
+        expected = f"one such as 'tcp://host:8786' ({error})"
+        raise TaskRunnerOptionError("dask", "address", address, expected) from error
+
+
+@contextmanager
+def _report(client: Any, path: str) -> Generator[None]:
+    """Have Dask write its report of the block; raises `MissingExtraError`.
+
+    The scheduler draws it, at the end, with a package that Dask does without: one that it lacks is
+    better told of before the work. A report that cannot be written is no reason to lose the work.
+    """
+    try:
+        client.run_on_scheduler(importlib.metadata.version, "bokeh")
+    except importlib.metadata.PackageNotFoundError as error:
+        what = f"performance_report_path, at the Dask scheduler {client.scheduler.address},"
+        raise MissingExtraError(what, "bokeh", "dask[diagnostics]") from error
+    report: Any = performance_report(filename=path)
+    with client.as_current():
+        report.__enter__()
+        try:
+            yield
+        finally:
+            try:
+                report.__exit__(None, None, None)
+            except Exception as error:
+                logger.warning("The performance report could not be written to %s: %s", path, error)
 
 
 class DaskCluster:
@@ -88,6 +150,7 @@ class DaskCluster:
         self._warned: dict[str, float] = {}
         self._let_go = False
         self._address: str = client.scheduler.address
+        cluster_worker.flows_here.add(self.reply_to)  # threads of this process may be its workers
         client.subscribe_topic(client.id, self._event)
         client.subscribe_topic("all", self._cluster_event)
 
@@ -267,6 +330,7 @@ class DaskCluster:
             logger.warning("%s", told)
 
     def close(self) -> None:
+        cluster_worker.flows_here.discard(self.reply_to)
         for topic in (self.client.id, "all"):
             try:
                 self.client.unsubscribe_topic(topic)

@@ -10,16 +10,16 @@ from anabranch.execution.cluster_calls import versions
 
 def refuse_versions(client: Any) -> None:
     """Raise `WorkerVersionError` if a worker cannot read what this process sends."""
-    told: Any = client.get_versions(packages=["anabranch"])
+    told: dict[str, Any] = client.run(versions, on_error="return")
     own = versions()
-    for worker, its in told["workers"].items():
-        python = ".".join(its["host"]["python"].split(".")[:2])
-        package = its["packages"].get("anabranch")
-        if package is None:
-            problem = f"worker {worker} has no anabranch installed"
+    for worker, its in told.items():
+        if isinstance(its, OSError):  # it is gone
+            continue
+        if isinstance(its, BaseException):
+            problem = f"worker {worker} cannot use anabranch ({type(its).__name__}: {its})"
             way_out = (
                 f"Install anabranch {own[1]} there: workers need it, and nothing else of ours."
             )
             raise ClusterConnectionError("Dask", client.scheduler.address, problem, way_out)
-        if (python, package) != own:
-            raise WorkerVersionError(worker, (python, package), own)
+        if tuple(its) != own:
+            raise WorkerVersionError(worker, its, own)
