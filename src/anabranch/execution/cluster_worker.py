@@ -42,6 +42,7 @@ from anabranch.waiting import Waiter
 TELL_AFTER_SECONDS = 0.02
 """A call that has run for so long is told of, and so is what it has said since."""
 FLUSH_SECONDS = 0.1
+REFUSED = 10_000
 KEPT = 200
 """Definitions, and constants of maps, that a worker remembers."""
 
@@ -59,6 +60,10 @@ class Uplink(Protocol):
 
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         """Block this thread, whose slot is lent, until the waiter is done; whether it is."""
+        ...
+
+    def abandon(self, thread: int) -> None:
+        """Give the slot of a thread that cannot be ended to others."""
         ...
 
 
@@ -108,6 +113,7 @@ class ClusterWorker:
         self._base: ContextVar[int] = ContextVar("anabranch_base_call")
         self._definitions: dict[str, Definition] = {}
         self._constants: dict[str, Read] = {}
+        self._refused: dict[tuple[int, int], bool] = {}  # calls that are not to begin
         self._changing = threading.RLock()
         self._busy = threading.Event()
         self._told: SimpleQueue[bytes | None] = SimpleQueue()
@@ -126,6 +132,7 @@ class ClusterWorker:
         at_work = AtWork(head)
         with self._changing:
             self._at_work[head.key] = at_work
+            at_work.stopped = self._refused.pop((head.key, head.attempt), False)
         if not self._busy.is_set():
             self._busy.set()
         if head.announces:
@@ -304,6 +311,15 @@ class ClusterWorker:
                 if not self._at_work:
                     self._busy.clear()
 
+    def stop(self, calls: Sequence[tuple[int, int]]) -> list[int]:
+        """See `stop` below."""
+        found: list[int] = []
+        for key, attempt in calls:
+            self._interrupt(key, attempt)
+            if key in self._at_work:
+                found.append(key)
+        return found
+
     # -- what is told -----------------------------------------------------------------------------
 
     def tell(self, frame: bytes) -> None:
@@ -316,12 +332,19 @@ class ClusterWorker:
                 if message[0] == messages.NOTICE:
                     self.engine.told(message[1])
                 elif message[0] == messages.INTERRUPT:
-                    self._interrupt(message[1])
+                    self._interrupt(*message[1:])
+                elif message[0] == messages.ABANDON:
+                    at_work = self._at_work.get(message[1])
+                    if at_work is not None and at_work.attempt == message[2]:
+                        self.uplink.abandon(at_work.thread)
 
-    def _interrupt(self, key: int) -> None:
+    def _interrupt(self, key: int, attempt: int) -> None:
         with self._changing:
             at_work = self._at_work.get(key)
-            if at_work is None:
+            if at_work is None or at_work.attempt != attempt:
+                self._refused[key, attempt] = True
+                if len(self._refused) > REFUSED:
+                    del self._refused[next(iter(self._refused))]
                 return
             at_work.stopped = True
             interrupt = at_work.interrupt
@@ -367,6 +390,13 @@ def tell(reply_to: Any, frame: bytes) -> bool:
     if worker is not None:
         worker.tell(frame)
     return worker is not None
+
+
+def stop(reply_to: Any, calls: Sequence[tuple[int, int]]) -> list[int]:
+    """End calls, by key and attempt, that run here, and let no other of these begin; the keys of the
+    first."""
+    worker = _workers.get(reply_to)
+    return [] if worker is None else worker.stop(calls)
 
 
 def forget(reply_to: Any) -> None:

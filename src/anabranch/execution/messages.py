@@ -19,7 +19,8 @@ CALL: Final = (
     3  # key, attempt, number of the spec, bytes of (args, kwargs), name, announces, nested
 )
 TAKE_BACK: Final = 4  # give back what has not begun
-INTERRUPT: Final = 5  # key of a nested call
+INTERRUPT: Final = 5  # key of a nested call; on a cluster of any, and its attempt
+ABANDON: Final = 14  # key of a call that does not end, and its attempt: others get its place
 NOTICE: Final = 6  # bytes of what the engine tells, see requests.py
 
 # From a child.

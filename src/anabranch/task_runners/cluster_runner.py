@@ -56,6 +56,7 @@ class Flying:
     restarts: int = 0
     waits: bool = False
     doomed_at: float | None = None
+    abandoned: bool = False
     end: Any = None  # the message, where it overtook others of the call
     overtaken_at: float | None = None
 
@@ -219,7 +220,7 @@ class ClusterRunner(OpenRunnerBase):
         left = list(self._flying.values())
         for flying in left:
             if flying.began is not None:
-                self._cluster.interrupt(flying, True)
+                self._interrupt(flying, True)
         idle = [flying for flying in left if flying.began is None]
         if idle:
             self._cluster.cancel(idle)
@@ -388,8 +389,12 @@ class ClusterRunner(OpenRunnerBase):
         self._cluster.ended(flying)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:
-        if flying.worker is not None and not self._cluster.interrupt(flying, last) and not last:
-            self._cluster.tell(flying.worker, framed([(messages.INTERRUPT, flying.call.key)]))
+        if flying.worker is None or self._cluster.interrupt(flying, last) or flying.abandoned:
+            return
+        flying.abandoned = last
+        tag = messages.ABANDON if last else messages.INTERRUPT
+        frame = framed([(tag, flying.call.key, flying.call.attempt)])
+        self._cluster.tell(flying.worker, frame)
 
     # -- values that stay -------------------------------------------------------------------------
 

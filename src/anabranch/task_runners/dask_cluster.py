@@ -103,6 +103,8 @@ def _cluster_class(given: Any) -> Any:
 
 def _refuse_address(address: str) -> None:
     """Raise `TaskRunnerOptionError` for one that Dask cannot read."""
+    if address.startswith("inproc://"):
+        return  # of a cluster in this process, which has neither host nor port
     try:
         get_address_host_port(address)
     except ValueError as error:
@@ -197,13 +199,21 @@ class DaskCluster:
         return future.key
 
     def cancel(self, flying: Sequence[Flying]) -> None:
-        handles = [each.handle for each in flying if each.handle is not None]
+        handles = {each.call.key: each.handle for each in flying if each.handle is not None}
         if handles:
-            self.client.loop.add_callback(self._cancel, handles)
+            calls = [(each.call.key, each.call.attempt) for each in flying]
+            self.client.loop.add_callback(self._cancel, handles, calls)
 
-    async def _cancel(self, handles: list[Any]) -> None:
+    async def _cancel(self, handles: dict[int, Any], calls: list[tuple[int, int]]) -> None:
+        """Dask forgets a cancelled call that has begun, and takes its thread for idle: workers say
+        first what they have begun."""
         try:
-            await self.client.cancel(handles, asynchronous=True)
+            told: dict[str, list[int]] = await self.client.run(
+                _stop, self.reply_to, calls, on_error="ignore"
+            )
+            begun = {key for keys in told.values() for key in keys}
+            idle = [handle for key, handle in handles.items() if key not in begun]
+            await self.client.cancel(idle, asynchronous=True)
         except Exception as error:  # the connection is gone, and they with it
             logger.debug("Dask could not be asked to cancel: %s", error)
 
@@ -362,6 +372,10 @@ def _itself(thing: Any) -> Any:
 def _tell(reply_to: str, frames: list[bytes]) -> None:
     for frame in frames:
         cluster_worker.tell(reply_to, frame)
+
+
+def _stop(reply_to: str, calls: list[tuple[int, int]]) -> list[int]:
+    return cluster_worker.stop(reply_to, calls)
 
 
 def _forget(reply_to: str) -> None:

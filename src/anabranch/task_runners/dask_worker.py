@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from time import time
 from typing import Any
 
 from distributed import Worker, get_worker, rejoin, secede
-from distributed.threadpoolexecutor import thread_state
+from distributed.threadpoolexecutor import thread_state, threads_lock
+from distributed.worker_state_machine import SecedeEvent
 
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template
 from anabranch.waiting import Waiter
+
+_abandoned: set[int] = set()
+"""Threads that are out of Dask's pool, and end with their call."""
 
 
 class DaskUplink:
@@ -38,6 +44,22 @@ class DaskUplink:
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         return waiter.wait(timeout)
 
+    def abandon(self, thread: int) -> None:
+        """As `distributed.secede` does it, from outside of the thread."""
+        with self._worker.active_threads_lock:
+            key = self._worker.active_threads.get(thread)
+        pool: Any = self._worker.executors["default"]
+        with threads_lock:
+            its = [each for each in pool._threads if each.ident == thread]
+            if key is None or not its:
+                return
+            _abandoned.add(thread)
+            pool._threads.remove(its[0])
+            pool._adjust_thread_count()
+        seceded = SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"abandoned-{time()}")
+        loop: Any = self._worker.loop
+        loop.add_callback(self._worker.handle_stimulus, seceded)
+
 
 def carry_out(
     template: Template, data: bytes, constants: Constants | None, values: Sequence[Any]
@@ -49,4 +71,7 @@ def carry_out(
     )
     ended = here.carry_out(template, data, constants, values)
     here.uplink.send(0, ended.frame)
+    if threading.get_ident() in _abandoned:
+        _abandoned.remove(threading.get_ident())
+        thread_state.proceed = False
     return ended.value

@@ -151,6 +151,9 @@ class RayUplink:
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         return waiter.wait(timeout)
 
+    def abandon(self, thread: int) -> None:
+        """Ray ends the process."""
+
     # -- calls ------------------------------------------------------------------------------------
 
     def carry_out(
