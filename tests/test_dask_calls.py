@@ -31,6 +31,8 @@ from anabranch import (
 )
 from anabranch.cache_policies import INPUTS
 from anabranch.errors import LostResultError, UnpicklableError
+from anabranch.execution.pickling import dumps, loads
+from anabranch.execution.portable import portable_exception, received_exception
 from anabranch.store.limits import set_limit
 from anabranch.store.sqlite import SqliteDatabase
 from anabranch.task_runners import DaskTaskRunner
@@ -412,3 +414,11 @@ def test_cached_results_large_and_small(dask: DaskProcesses, tmp_path: Path) -> 
     values, states = on(dask, body)
     assert values == [0, 1, 0, 1] and set(states) == {"Cached"}
     assert sorted(notes(tmp_path / "made")) == ["0", "1"]
+
+
+def test_exceptions_keep_what_they_say_where_dask_is_loaded() -> None:
+    for error in (SyntaxError("odd", ("a.py", 1, 2, "(", 1, 3)), OSError(2, "no", "there")):
+        (back,) = loads(dumps([error], "It"))
+        by_value, _ = loads(dumps([error, lambda: 1], "It"))
+        assert [str(back), str(by_value)] == [str(error)] * 2
+        assert str(received_exception(portable_exception(error))) == str(error)

@@ -177,3 +177,35 @@ def test_a_function_that_cannot_be_stopped_is_left_behind(
         dask.wait_for(2)
         assert on(dask, body) == ("Cancelled", 2)
     assert "still running, and nothing can stop it: stuck-0 on tcp://" in caplog.text
+
+
+@task
+def blocks(gate: Path) -> bytes:
+    """Nothing can end it: it does not come back to Python until somebody writes."""
+    os.mkfifo(gate)
+    return gate.read_bytes()
+
+
+def test_a_call_that_is_cancelled_as_it_begins_takes_nobodys_place(
+    one_thread: DaskProcesses, tmp_path: Path
+) -> None:
+    def body() -> Any:
+        future = blocks.submit(tmp_path / "gate")
+        until((tmp_path / "gate").exists, "the gate")
+        future.cancel()
+        return inc.submit(1).result(timeout=20)
+
+    assert on(one_thread, body) == 2
+    (tmp_path / "gate").write_bytes(b"x")
+
+
+def test_a_call_that_cannot_be_ended_gives_up_its_place(
+    one_thread: DaskProcesses, tmp_path: Path
+) -> None:
+    def body() -> Any:
+        future = blocks.with_options(timeout_seconds=0.2).submit(tmp_path / "gate")
+        error = future.exception(timeout=20)
+        return type(error).__name__, inc.submit(1).result(timeout=20)
+
+    assert on(one_thread, body) == ("RunTimedOut", 2)
+    (tmp_path / "gate").write_bytes(b"x")

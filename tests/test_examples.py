@@ -242,3 +242,28 @@ def test_a_killed_census_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert resumed.read_text() == whole.read_text()
     told = run(census, "--resume", name)
     assert told.returncode == 2 and "has completed: nothing is left to do" in told.stderr
+
+
+# -- on clusters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("runner", ["dask?n_workers=2&threads_per_worker=1", "ray?num_cpus=2"])
+def test_census_is_the_same_on_a_cluster(tmp_path: Path, some_files: Path, runner: str) -> None:
+    on_threads, on_cluster = tmp_path / "threads.csv", tmp_path / "cluster.csv"
+    run_example("census.py", "--root", str(some_files), "--out", str(on_threads))
+    census = [sys.executable, str(EXAMPLES / "census.py"), "--root", str(some_files)]
+    subprocess.run(
+        [*census, "--out", str(on_cluster), "--runner", runner], check=True, capture_output=True
+    )
+    assert on_cluster.read_bytes() == on_threads.read_bytes()
+
+
+def test_every_cluster_gives_the_same() -> None:
+    told = subprocess.run(
+        [sys.executable, str(EXAMPLES / "on_a_cluster.py")],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    sums = [line.split("│")[2].strip() for line in told.splitlines() if line.startswith("│")]
+    assert len(sums) == 3 and len(set(sums)) == 1

@@ -7,11 +7,14 @@ places in a list that travels beside them.
 
 from __future__ import annotations
 
+import copyreg
+import functools
 import io
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FunctionType
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
@@ -68,12 +71,37 @@ def loads(data: bytes, futures: Futures | None = None, values: Sequence[Any] = (
 def _dumps(value: Any, apart: list[RemoteValue] | None = None) -> bytes:
     if not cloudpickle.list_registry_pickle_by_value():
         try:
-            data = pickle.dumps(value, PROTOCOL)
+            data = _plain(value)
         except Exception:  # a lambda, a local class, a future: the other way can send those
             return _by_value(value, apart)
         if b"__main__" not in data:  # another process has another main module
             return data
     return _by_value(value, apart)
+
+
+FOREIGN: Final = "tblib.pickling_support"
+"""What Dask loads: it makes pickles of all exceptions its own, which lose attributes such as the
+message of a SyntaxError."""
+
+
+def _plain(value: Any) -> bytes:
+    if FOREIGN not in sys.modules:
+        return pickle.dumps(value, PROTOCOL)
+    file = io.BytesIO()
+    pickler = pickle.Pickler(file, PROTOCOL)
+    pickler.dispatch_table = _reducers(len(copyreg.dispatch_table))
+    pickler.dump(value)
+    return file.getvalue()
+
+
+@functools.lru_cache(maxsize=1)
+def _reducers(count: int) -> dict[type, Callable[[Any], Any]]:
+    """Those that are registered, by now so many, but for the foreign ones."""
+    return {
+        each: reducer
+        for each, reducer in list(copyreg.dispatch_table.items())
+        if reducer.__module__ != FOREIGN
+    }
 
 
 def _by_value(value: Any, apart: list[RemoteValue] | None = None) -> bytes:
@@ -94,6 +122,8 @@ class ByValuePickler(cloudpickle.Pickler):
         if type(obj) is RemoteValue and self.apart is not None:
             self.apart.append(obj)
             return value_at, (len(self.apart) - 1,)
+        if isinstance(obj, BaseException) and FOREIGN in sys.modules:
+            return obj.__reduce_ex__(PROTOCOL)
         if isinstance(obj, TaskFuture):
             return future_at, obj._shared.home.reference(obj)  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownArgumentType]  # the record's own
         if type(obj) is FunctionType and not cloudpickle.list_registry_pickle_by_value():
