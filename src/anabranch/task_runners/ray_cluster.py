@@ -20,7 +20,7 @@ from anabranch.execution.cluster_calls import Constants, Sent, Template, version
 from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
-from anabranch.task_runners.ray_connection import Connection, reach
+from anabranch.task_runners.ray_connection import Connection, PostOffice, reach
 from anabranch.task_runners.ray_returns import Returns
 from anabranch.task_runners.ray_seats import Asks, Seat, Seats, asks_of, covers, options_of
 from anabranch.task_runners.ray_worker import (
@@ -59,7 +59,9 @@ class RayCluster:
     """See `cluster_runner.Cluster`; a handle is a reference to a call's value."""
 
     def __init__(self, connection: Connection, runner: ClusterRunner) -> None:
-        self.reply_to = (f"anabranch-{uuid.uuid4().hex[:12]}", NAMESPACE)
+        label = uuid.uuid4().hex
+        office = self._office = connection.post_office(_open_post_office)
+        self.reply_to = (office.name, NAMESPACE, label)
         self._connection = connection
         self._runner = runner
         runner.counts_frames = True
@@ -78,12 +80,7 @@ class RayCluster:
         self._returns = Returns(self._returned)
         self._totals: dict[str, float] = dict(ray.cluster_resources())
         self._waiting: dict[str, tuple[str, Asks]] = {}  # by task: a call's name, what it asks
-        name, namespace = self.reply_to
-        self._mailbox: Any = (
-            ray.remote(ray_worker.Mailbox)
-            .options(name=name, namespace=namespace, num_cpus=0, max_concurrency=10_000)
-            .remote()
-        )
+        self._do: Any = partial(office.actor.do.remote, label)
         if not connection.is_known:
             self._refuse_workers()
             connection.is_known = True
@@ -92,7 +89,7 @@ class RayCluster:
 
     def _refuse_workers(self) -> None:
         """Raise `ClusterConnectionError` or `WorkerVersionError` where one cannot take calls."""
-        self._refuse_versions(self._mailbox.versions.remote(), "the head")
+        self._refuse_versions(self._do("versions"), "the head")
         here = ray.get_runtime_context().get_node_id()
         probe = ray.remote(versions)
         probes: list[tuple[str, Any]] = []
@@ -167,7 +164,7 @@ class RayCluster:
         """Have what many calls share ready for workers, once."""
         if thing.token not in self._shared:
             reference = self._shared[thing.token] = ray.put(thing)
-            self._mailbox.keep.remote(thing.token, [reference])
+            self._do("keep", thing.token, [reference])
 
     def _returned(self, key: int, attempt: int, returned: Any, error: BaseException | None) -> None:
         """A call that Ray ran is over, with a frame or an error."""
@@ -262,10 +259,10 @@ class RayCluster:
                 values = [each.handle for each in sent.values]
                 constants = None if sent.constants is None else sent.constants.token
                 given = Given(sent.call.key, sent.template.token, constants, sent.data, values)
-                self._mailbox.tell.remote(seat.worker, given)
+                self._do("tell", seat.worker, given)
             for number in self._seats.empty_sitters():
                 _, _, worker = self._sitters[number]
-                self._mailbox.tell.remote(worker, Leave(number))
+                self._do("tell", worker, Leave(number))
             for asks, group in self._seats.groups.items():
                 asked = sum(
                     1 for _, has, worker in self._sitters.values() if has == asks and not worker
@@ -313,15 +310,16 @@ class RayCluster:
 
     def tell(self, worker: str, frame: bytes) -> None:
         if self._gone is None:
-            self._mailbox.tell.remote(worker, frame)
+            self._do("tell", worker, frame)
 
     def _hear(self) -> None:
         own = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         while not self._closing.is_set():
             try:
-                posts: list[Any] = ray.get(self._mailbox.posts.remote())
+                posts: list[Any] = ray.get(self._do("posts"))
             except BaseException as error:
                 if not self._closing.is_set():
+                    self._connection.office = None
                     self._lose(f"the actor that carries what tasks say is gone ({_brief(error)})")
                 return
             for post in posts:
@@ -398,8 +396,16 @@ class RayCluster:
         with self._changing:
             for reference, _, _ in self._sitters.values():
                 ray.cancel(reference, recursive=False)
-        ray.kill(self._mailbox)
+        self._office.actor.close.remote(self.reply_to[2])
         self._shared.clear()
+
+
+def _open_post_office() -> PostOffice:
+    name = f"anabranch-{uuid.uuid4().hex[:12]}"
+    actor: Any = ray.remote(ray_worker.PostOffice).options(
+        name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000
+    )
+    return PostOffice(name, actor.remote())
 
 
 def _brief(error: BaseException) -> str:

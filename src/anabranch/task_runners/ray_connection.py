@@ -9,11 +9,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from anabranch.errors import ClusterConnectionError
@@ -34,6 +34,13 @@ LOCAL = {
 """What the processes of a local Ray find in their environment."""
 
 
+class PostOffice(NamedTuple):
+    """The actor of `ray_worker.PostOffice`, by which runners on one connection talk to workers."""
+
+    name: str
+    actor: Any
+
+
 class Connection:
     """Ray, connected. `places` are where its head and this machine's part of it listen; `address`
     is for people; `is_known` says that its workers have what this process has."""
@@ -42,6 +49,8 @@ class Connection:
         self.ray = ray
         self.address = address
         self.is_known = is_known
+        self.office: PostOffice | None = None
+        self._changing = threading.Lock()
         self.places: list[tuple[str, int]] = []
         if ray.util.client.ray.is_connected():
             self.places.append(place(address))
@@ -51,6 +60,18 @@ class Connection:
         for node in ray.nodes():
             if node["NodeID"] == own:
                 self.places.append((node["NodeManagerAddress"], node["NodeManagerPort"]))
+
+    def post_office(self, make: Callable[[], PostOffice]) -> PostOffice:
+        """The one of this connection, which is made for the first who asks."""
+        with self._changing:
+            if self.office is None:
+                self.office = make()
+            return self.office
+
+    def close(self) -> None:
+        """End what was started on it."""
+        if self.office is not None:
+            self.ray.kill(self.office.actor)
 
 
 _changing = threading.Lock()
@@ -93,7 +114,9 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     if ray.is_initialized():
         known = _address(ray)
         _refuse_another(address, known)
-        return Connection(ray, known)
+        connection = Connection(ray, known)
+        _lifetimes.callback(connection.close)  # else it ends with Ray's connection
+        return connection
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"logging_level": logging.ERROR, **init_kwargs}
     on_loopback = address == "local"

@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -23,6 +24,9 @@ from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template, split, versions
 from anabranch.execution.cluster_worker import ClusterWorker, Ended
 from anabranch.waiting import Waiter
+
+ReplyTo = tuple[str, str, str]
+"""Name and namespace of the actor, and the label of the mailbox."""
 
 ray: Any = typed_ray  # its own types are partly unknown
 
@@ -75,8 +79,35 @@ class Leave(NamedTuple):
     number: int
 
 
+class Over(NamedTuple):
+    """To a worker: the flow is over."""
+
+
+class PostOffice:
+    """The actor through which flows and their calls talk while these run: a mailbox for each runner
+    that is open. It takes a second to start, so flows of one process share it."""
+
+    def __init__(self) -> None:
+        self._mailboxes: dict[str, Mailbox | None] = {}
+
+    async def do(self, label: str, what: str, *given: Any) -> Any:
+        """Call this method of the mailbox with this label."""
+        if label not in self._mailboxes:
+            self._mailboxes[label] = Mailbox()
+        mailbox = self._mailboxes[label]
+        if mailbox is None:  # the flow is over, and nobody looks at what this gives but who listens
+            return [Over()] if what == "told" else []
+        return await getattr(mailbox, what)(*given)
+
+    async def close(self, label: str) -> None:
+        """Have who listens at this mailbox know that its flow is over."""
+        mailbox, self._mailboxes[label] = self._mailboxes.get(label), None
+        if mailbox is not None:
+            mailbox.close()
+
+
 class Mailbox:
-    """The actor through which a flow and its calls talk, while these run."""
+    """Between one open runner and its calls."""
 
     def __init__(self) -> None:
         self._posts: list[Any] = []
@@ -108,6 +139,12 @@ class Mailbox:
         posts, self._posts = self._posts, []
         return posts
 
+    def close(self) -> None:
+        """The flow is over."""
+        self._posted.set()
+        for box in self._boxes.values():
+            box.put_nowait(Over())
+
     async def tell(self, worker: str, words: Any) -> None:
         """Take what the flow tells a worker."""
         self._boxes[worker].put_nowait(words)
@@ -128,8 +165,9 @@ def _unknown() -> asyncio.Future[Any]:
 class RayUplink:
     """One worker process's end of a mailbox."""
 
-    def __init__(self, reply_to: tuple[str, str]) -> None:
-        self.mailbox: Any = ray.get_actor(*reply_to)
+    def __init__(self, reply_to: ReplyTo) -> None:
+        name, namespace, label = reply_to
+        self._do: Any = partial(ray.get_actor(name, namespace).do.remote, label)
         self.worker = f"pid {os.getpid()} on {ray.util.get_node_ip_address()}"
         self.leaving: dict[int, threading.Event] = {}
         self._reply_to = reply_to
@@ -141,7 +179,7 @@ class RayUplink:
     # -- see `cluster_worker.Uplink` ----------------------------------------------------------------
 
     def send(self, key: int, frame: bytes) -> None:
-        self.mailbox.post.remote(Said(self.worker, key, frame))
+        self._do("post", Said(self.worker, key, frame))
 
     @contextmanager
     def lend(self) -> Generator[None]:
@@ -167,7 +205,7 @@ class RayUplink:
     def _thing(self, token: str) -> Any:
         thing = self._things.get(token)
         if thing is None:
-            (reference,) = ray.get(self.mailbox.thing.remote(token))
+            (reference,) = ray.get(self._do("thing", token))
             thing = self._things[token] = ray.get(reference)
             if len(self._things) > cluster_worker.KEPT:
                 del self._things[next(iter(self._things))]
@@ -176,7 +214,7 @@ class RayUplink:
     def end(self, key: int, ended: Ended) -> None:
         """Tell the end of a call by the mailbox; its value is this process's until the flow has it."""
         boxed = None if ended.value is None else [ray.put(ended.value)]
-        self.mailbox.post.remote(EndedOnSeat(self.worker, key, ended.frame, boxed))
+        self._do("post", EndedOnSeat(self.worker, key, ended.frame, boxed))
 
     # -- seats ------------------------------------------------------------------------------------
 
@@ -201,7 +239,7 @@ class RayUplink:
             values: list[Any] = ray.get(given.values) if given.values else []
             self.end(given.key, self.carry_out(given.token, given.constants, given.data, values))
         except BaseException as error:
-            self.mailbox.post.remote(Broke(given.key, error))
+            self._do("post", Broke(given.key, error))
         finally:
             with self._changing:
                 self._seated -= 1
@@ -210,14 +248,18 @@ class RayUplink:
     def _read(self) -> None:
         try:
             while True:
-                for words in ray.get(self.mailbox.told.remote(self.worker)):
+                for words in ray.get(self._do("told", self.worker)):
                     if isinstance(words, Given):
                         self._take(words)
                     elif isinstance(words, Leave):
                         self._leaving(words.number).set()
+                    elif isinstance(words, Over):
+                        return
                     else:
                         cluster_worker.tell(self._reply_to, words)
-        except BaseException:  # the mailbox is gone, and the flow with it
+        except BaseException:  # the actor is gone, and the flow with it
+            return
+        finally:
             for event in list(self.leaving.values()):
                 event.set()
             _uplinks.pop(self._reply_to, None)
@@ -230,19 +272,19 @@ class RayUplink:
     def sit(self, number: int) -> None:
         """Be a seat until told to leave."""
         leaving = self._leaving(number)
-        self.mailbox.post.remote(Offered(self.worker, number))
+        self._do("post", Offered(self.worker, number))
         leaving.wait()
         self.wait_for_seats()
         del self.leaving[number]
 
 
-_uplinks: dict[tuple[str, str], RayUplink] = {}
+_uplinks: dict[ReplyTo, RayUplink] = {}
 _changing = threading.Lock()
 _leaving = threading.Event()
 """This process was told to end."""
 
 
-def _uplink(reply_to: tuple[str, str]) -> RayUplink:
+def _uplink(reply_to: ReplyTo) -> RayUplink:
     uplink = _uplinks.get(reply_to)
     if uplink is None:
         signal.signal(signal.SIGTERM, _leave)
@@ -284,7 +326,7 @@ def unjoined(data: bytes) -> tuple[Any, bytes]:
     return pickle.loads(data[4:end]), data[end:]
 
 
-def sit(reply_to: tuple[str, str], number: int) -> None:
+def sit(reply_to: ReplyTo, number: int) -> None:
     """A task of Ray's: a seat for calls that are submitted by others."""
     _uplink(reply_to).sit(number)
 
