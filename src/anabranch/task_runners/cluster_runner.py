@@ -105,6 +105,10 @@ class Cluster(Protocol):
         """A call is out no more."""
         ...
 
+    def is_gone(self, worker: str) -> None:
+        """A call of this worker has begun elsewhere."""
+        ...
+
     def look(self, flying: Iterable[Flying]) -> list[Problem]:
         """What has become of calls that are out; asked each `TICK_SECONDS`."""
         ...
@@ -289,7 +293,8 @@ class ClusterRunner(OpenRunnerBase):
         elif tag == messages.WAITS or tag == messages.GOES_ON:
             flying = self._flying.get(message[1])
             if flying is not None:
-                flying.worker, flying.waits = worker, tag == messages.WAITS
+                self._is_on(flying, worker)
+                flying.waits = tag == messages.WAITS
                 self._cluster.waits(flying)
         elif tag == messages.REQUEST:
             flying = self._flying.get(message[1])
@@ -300,13 +305,19 @@ class ClusterRunner(OpenRunnerBase):
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
             return
-        if flying.worker is not None and flying.worker != worker:
-            flying.restarts, flying.frames, flying.waits = flying.restarts + 1, 0, False
-        flying.worker, flying.began, flying.began_at = worker, monotonic(), time()
+        self._is_on(flying, worker)
+        flying.began, flying.began_at = monotonic(), time()
         if flying.doomed_at is not None:
             self._interrupt(flying, False)
         elif flying.call.spec.announces:
             self._inbox.started(key, attempt)
+
+    def _is_on(self, flying: Flying, worker: str) -> None:
+        """Note where a call is: anew on another worker only if the first is gone."""
+        if flying.worker is not None and flying.worker != worker:
+            flying.restarts, flying.frames, flying.waits = flying.restarts + 1, 0, False
+            self._cluster.is_gone(flying.worker)
+        flying.worker = worker
 
     def _ended(self, worker: str, message: messages.Message, outcomes: list[Outcome]) -> None:
         _, sent, stays, frames = message
@@ -321,6 +332,7 @@ class ClusterRunner(OpenRunnerBase):
             if monotonic() - (flying.overtaken_at or 0) < LATE_SECONDS:
                 return
             logger.warning("Some of what %s told on its way has not come", flying.call.run_name)
+        self._is_on(flying, worker)
         self._drop(flying)
         outcome = unpacked(sent, flying.call.run_name, self._inbox)
         if stays is not None and outcome.phase == COMPLETED:

@@ -229,6 +229,9 @@ class DaskCluster:
     def ended(self, flying: Flying) -> None:
         """Dask knows."""
 
+    def is_gone(self, worker: str) -> None:
+        """Dask says so itself."""
+
     # -- the channel ------------------------------------------------------------------------------
 
     def _event(self, event: tuple[float, Any]) -> None:

@@ -249,6 +249,10 @@ class RayCluster:
         if sat:
             self._distribute()
 
+    def is_gone(self, worker: str) -> None:
+        """Ray has started a call anew, and says nothing of others that sat in its process."""
+        self._worker_died(worker, exceptions.WorkerCrashedError())
+
     def _distribute(self) -> None:
         """Give calls that wait for a seat the seats there are, and ask for more."""
         if self._gone is not None:

@@ -135,7 +135,9 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     with ExitStack() as meanwhile:
         meanwhile.enter_context(_signals_kept())
         if address == "local":
-            meanwhile.enter_context(_environment(LOCAL))
+            paths = os.pathsep.join(each or os.getcwd() for each in sys.path)
+            unset = {name: value for name, value in LOCAL.items() if name not in os.environ}
+            meanwhile.enter_context(_environment({**unset, "PYTHONPATH": paths}))
         ray_constants.ENABLE_RAY_CLUSTER = not on_loopback  # read from the environment at import
         try:
             ray.init(address=address, **options)
@@ -181,13 +183,15 @@ def _signals_kept() -> Generator[None]:
 @contextmanager
 def _environment(values: Mapping[str, str]) -> Generator[None]:
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update({name: value for name, value in values.items() if before[name] is None})
+    os.environ.update(values)
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _address(ray: Any) -> str:
