@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -29,10 +28,6 @@ from anabranch.task_runners.ray_connection import connected_ray
 from anabranch.testing.contract.base import in_flow
 from anabranch.testing.contract.tasks import inc, length_of, note, notes, task
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning"  # files that Ray leaves open
-)
-
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[Any]:
@@ -41,7 +36,6 @@ def connection() -> Iterator[Any]:
         yield lifetime.enter_context(
             connected_ray(None, {"num_cpus": 2, "resources": {"special": 1}})
         )
-        gc.collect()
 
 
 @pytest.fixture
@@ -71,6 +65,7 @@ def test_strings_and_options() -> None:
     ("given", "told"),
     [
         ("ray?num_cpus=two", "num_cpus='two'"),
+        ("ray?num_cpus=²", "num_cpus='²'"),
         ("ray?colour=red", "colour='red'"),
         ("ray?address=host:1&num_cpus=2", "no num_cpus beside it"),
         ("ray://host:10001?num_cpus=2", "num_cpus='2'"),

@@ -41,8 +41,6 @@ from anabranch.errors import (
 )
 from anabranch.flows import Flow
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 class Stopped(Exception):
     """What stops a flow, as its folder says."""

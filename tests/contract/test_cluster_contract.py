@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import subprocess
@@ -144,7 +143,6 @@ class Connection:
             self.lifetime.close()
             self.wanted = address, options
             self.lifetime.enter_context(connected_ray(address, options))
-            gc.collect()  # files that Ray leaves open
         return RayTaskRunner(address=address)
 
 
@@ -155,10 +153,6 @@ def connection() -> Iterator[Connection]:
     connection.lifetime.close()
 
 
-RAY_LEAVES_FILES = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@RAY_LEAVES_FILES
 class TestRay(RunnerContract):
     @pytest.fixture(autouse=True)
     def ray(self, connection: Connection) -> None:
@@ -173,7 +167,6 @@ class TestRay(RunnerContract):
         return self.connection.have(None, num_cpus=1)
 
 
-@RAY_LEAVES_FILES
 class TestRayHead(RunnerContract):
     @pytest.fixture(autouse=True)
     def heads(self, request: pytest.FixtureRequest, connection: Connection) -> None:

@@ -363,7 +363,7 @@ flows_here: set[Any] = set()
 
 _workers: dict[Any, ClusterWorker] = {}  # by where they reply to
 _changing = threading.Lock()
-_lifetimes = ExitStack()  # of what lasts as long as the process
+_lifetimes = ExitStack()  # of what lasts as long as there are any
 
 
 def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) -> ClusterWorker:
@@ -379,7 +379,8 @@ def worker_for(template: Template, where: str, connect: Callable[[], Uplink]) ->
             if worker is None:
                 if template.reply_to not in flows_here:
                     listen_to_calls(log)
-                _lifetimes.enter_context(prints_logged())
+                if not _workers:
+                    _lifetimes.enter_context(prints_logged())
                 worker = _workers[template.reply_to] = ClusterWorker(template, connect())
     return worker
 
@@ -401,7 +402,10 @@ def stop(reply_to: Any, calls: Sequence[tuple[int, int]]) -> list[int]:
 
 def forget(reply_to: Any) -> None:
     """The flow is over."""
-    worker = _workers.pop(reply_to, None)
+    with _changing:
+        worker = _workers.pop(reply_to, None)
+        if not _workers:
+            _lifetimes.close()
     if worker is not None:
         worker.close()
 

@@ -49,7 +49,7 @@ class RayTaskRunner(TaskRunner):
         for name, value in options.items():
             if name == "address":
                 continue
-            if not value.isdigit():
+            if not (value.isascii() and value.isdigit()):
                 raise TaskRunnerOptionError(cls.scheme, name, value, "a whole number")
             numbers[name] = int(value)
         if numbers and "address" in options:

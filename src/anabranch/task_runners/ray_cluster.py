@@ -131,15 +131,15 @@ class RayCluster:
             self._share(sent.template)
             if sent.constants is not None:
                 self._share(sent.constants)
+            asks = asks_of(call.spec.resources)
+            if call.spec.resources:
+                self._waiting[call.spec.name] = call.name or call.spec.name, asks
             if call.scope.parent_task_run_id is not None:
                 inner = True
                 with self._changing:
                     self._seats.hold(sent)
                 yield None
                 continue
-            asks = asks_of(call.spec.resources)
-            if call.spec.resources:
-                self._waiting[call.spec.name] = call.name or call.spec.name, asks
             constants = None if sent.constants is None else sent.constants.token
             data = joined((self.reply_to, sent.template.token, constants), sent.data)
             values = [each.handle for each in sent.values]
@@ -305,7 +305,9 @@ class RayCluster:
     def _offered(self, offered: Offered) -> None:
         with self._changing:
             if offered.number in self._sitters:
-                reference, asks, _ = self._sitters[offered.number]
+                reference, asks, before = self._sitters[offered.number]
+                if before is not None and before != offered.worker:
+                    self.is_gone(before)
                 self._sitters[offered.number] = reference, asks, offered.worker
                 self._seats.offer(("sitter", offered.number), Seat(offered.worker, asks))
         self._distribute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
@@ -144,6 +146,8 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
         except (ConnectionError, TimeoutError) as error:
             problem = f"it does not let this process in ({' '.join(str(error).split())})"
             raise ClusterConnectionError("Ray", address, problem, LET_IN) from error
+    _collect()
+    _lifetimes.callback(_collect)
     _lifetimes.callback(ray.shutdown)
     is_known = address == "local" and "runtime_env" not in init_kwargs
     return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
@@ -167,6 +171,13 @@ def _wants_token(address: str) -> bool:
     except subprocess.TimeoutExpired:  # it tries again and again
         return True
     return done.returncode != 0
+
+
+def _collect() -> None:
+    """Ray leaves files open, of which Python would warn some time later."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @contextmanager
