@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anabranch.store.recalling import recorded_calls as recorded_calls
     from anabranch.store.slots import StoreSlots as StoreSlots
     from anabranch.store.slots import open_slots as open_slots
-    from anabranch.task_runners.cluster_runner import ClusterRunner as ClusterRunner
+    from anabranch.task_runners.cluster_runner import cluster_at_work as cluster_at_work
     from anabranch.task_runners.dask_cluster import DaskCluster as DaskCluster
     from anabranch.task_runners.dask_cluster import open_dask_client as open_dask_client
     from anabranch.task_runners.ray_cluster import RayCluster as RayCluster
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _LATE = {
     "CacheDesk": "engine.cache_desk",
-    "ClusterRunner": "task_runners.cluster_runner",
     "DaskCluster": "task_runners.dask_cluster",
     "EngineDesk": "engine.desk",
     "Persistence": "results.persistence",
@@ -47,6 +46,7 @@ _LATE = {
     "StoreCaches": "store.caches",
     "StoreSlots": "store.slots",
     "TagGate": "engine.tag_gate",
+    "cluster_at_work": "task_runners.cluster_runner",
     "connected_ray": "task_runners.ray_connection",
     "explain": "explaining",
     "find_persistent": "results.persistence",

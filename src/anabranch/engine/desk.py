@@ -103,7 +103,8 @@ class EngineDesk:
                 return
             if isinstance(words, Fetch):
                 args = number, words.future
-                threading.Thread(target=self._fetch, args=args, name="anabranch-fetch").start()
+                name = "anabranch-fetch"
+                threading.Thread(target=self._fetch, args=args, name=name, daemon=True).start()
                 return
             answer = self._answer(call, words)
         except Exception as error:

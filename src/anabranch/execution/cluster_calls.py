@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from anabranch.dependencies import ATOMS
 from anabranch.errors import WorkerVersionError
 from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.messages import joined, parted
 from anabranch.execution.pickling import Futures, dumps, dumps_apart, loads
 from anabranch.outcomes import RemoteValue
 from anabranch.version import __version__
@@ -108,7 +109,7 @@ class Sending:
         head = dumps((call.key, call.attempt, call.name, call.spec.announces, place), "A call")
         return Sent(
             call,
-            len(head).to_bytes(4, "big") + head + data,
+            joined(head, data),
             values,
             self._template(call),
             constants,
@@ -202,8 +203,8 @@ class Head(NamedTuple):
 
 def split(data: bytes) -> tuple[Head, bytes]:
     """A call's head, and its arguments as bytes."""
-    length = int.from_bytes(data[:4], "big")
-    return Head(*loads(data[4 : 4 + length])), data[4 + length :]
+    head, rest = parted(data)
+    return Head(*loads(head)), rest
 
 
 class Definition:

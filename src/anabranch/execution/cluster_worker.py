@@ -43,6 +43,7 @@ TELL_AFTER_SECONDS = 0.02
 """A call that has run for so long is told of, and so is what it has said since."""
 FLUSH_SECONDS = 0.1
 REFUSED = 10_000
+"""Calls that are not to begin here, and that a worker remembers."""
 KEPT = 200
 """Definitions, and constants of maps, that a worker remembers."""
 
@@ -56,10 +57,6 @@ class Uplink(Protocol):
 
     def lend(self) -> AbstractContextManager[None]:
         """Give the calling thread's slot to others for the length of the block."""
-        ...
-
-    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
-        """Block this thread, whose slot is lent, until the waiter is done; whether it is."""
         ...
 
     def abandon(self, thread: int) -> None:
@@ -260,7 +257,7 @@ class ClusterWorker:
 
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         with self.lend():
-            return self.uplink.wait(waiter, timeout)
+            return waiter.wait(timeout)
 
     def _base_call(self) -> AtWork | None:
         """The call that the calling code belongs to; the last that began, for a thread that does not

@@ -53,6 +53,17 @@ def unframed(frame: bytes) -> list[Message]:
     return pickle.loads(frame)
 
 
+def joined(head: bytes, rest: bytes) -> bytes:
+    """Both in one, so that the first can be read alone."""
+    return len(head).to_bytes(4, "big") + head + rest
+
+
+def parted(data: bytes) -> tuple[bytes, bytes]:
+    """The other end of `joined`."""
+    end = 4 + int.from_bytes(data[:4], "big")
+    return data[4:end], data[end:]
+
+
 class FrameReader:
     """Puts messages together out of the pieces in which they arrive."""
 

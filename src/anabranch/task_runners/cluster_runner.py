@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, time
@@ -39,6 +40,8 @@ HOME_BYTES = 1 << 28
 MOST_AT_ONCE = 1_000
 RESTARTS = 5
 """An engine that starts a call anew more often, since its workers die, would do so for ever."""
+SAY_SECONDS = 2.0
+SAY_AGAIN_SECONDS = 30.0
 KILL_SECONDS = 1.0
 """From the first way to stop a call to the last."""
 
@@ -75,6 +78,8 @@ class Cluster(Protocol):
 
     reply_to: Any
     """Where the engine's workers find this flow; travels with each template."""
+    counts_frames: bool
+    """Whether a call's end can overtake what was told before it."""
 
     def start(self, calls: Sequence[Sent]) -> Iterable[Any]:
         """Take these calls to workers; a handle for each, in this order."""
@@ -84,9 +89,8 @@ class Cluster(Protocol):
         """Let those not begin that have not begun."""
         ...
 
-    def interrupt(self, flying: Flying, last: bool) -> bool:
-        """Stop one that has begun, whatever it takes if this is the `last` time; False where the
-        engine has no way, so that its worker is asked."""
+    def kill(self, flying: Flying) -> None:
+        """End one that has begun and that its worker could not end, if the engine can."""
         ...
 
     def tell(self, worker: str, frame: bytes) -> None:
@@ -133,6 +137,37 @@ class Gone(NamedTuple):
     worker: str
 
 
+@contextmanager
+def cluster_at_work(
+    inbox: Inbox, capabilities: Capabilities, connect: Callable[[ClusterRunner], Cluster]
+) -> Generator[ClusterRunner]:
+    """An open runner on what `connect` gives for it."""
+    runner = ClusterRunner(inbox, capabilities)
+    runner.work_on(connect(runner))
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+class Reminders:
+    """Says why something waits: after a while, and again from time to time."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    def say(self, about: str, told: str) -> None:
+        """Say this, if `about` has been so for a while."""
+        now = monotonic()
+        if now >= self._next.setdefault(about, now + SAY_SECONDS):
+            self._next[about] = now + SAY_AGAIN_SECONDS
+            logger.warning("%s", told)
+
+    def settle(self, about: str) -> None:
+        """It is so no more."""
+        self._next.pop(about, None)
+
+
 class ClusterRunner(OpenRunnerBase):
     """Calls on the workers of a cluster."""
 
@@ -146,7 +181,6 @@ class ClusterRunner(OpenRunnerBase):
         self._desks: dict[str, Desk] = {}
         self._remote: WeakSet[RemoteValue] = WeakSet()
         self._closing = False
-        self.counts_frames = False  # where an end can overtake what was told before it
         self._thread = threading.Thread(target=self._work, name="anabranch-cluster", daemon=True)
 
     def work_on(self, cluster: Cluster) -> None:
@@ -325,7 +359,7 @@ class ClusterRunner(OpenRunnerBase):
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
             return
-        if frames > flying.frames and self.counts_frames and flying.overtaken_at is None:
+        if frames > flying.frames and self._cluster.counts_frames and flying.overtaken_at is None:
             flying.end, flying.overtaken_at, flying.worker = message, monotonic(), worker
             return
         if frames > flying.frames and flying.end is not None:
@@ -401,9 +435,11 @@ class ClusterRunner(OpenRunnerBase):
         self._cluster.ended(flying)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:
-        if flying.worker is None or self._cluster.interrupt(flying, last) or flying.abandoned:
+        if flying.worker is None or flying.abandoned:
             return
         flying.abandoned = last
+        if last:
+            self._cluster.kill(flying)
         tag = messages.ABANDON if last else messages.INTERRUPT
         frame = framed([(tag, flying.call.key, flying.call.attempt)])
         self._cluster.tell(flying.worker, frame)
@@ -453,4 +489,4 @@ def _crashed(
     )
 
 
-__all__ = ["Cluster", "ClusterRunner", "Flying", "Problem"]
+__all__ = ["Cluster", "ClusterRunner", "Flying", "Problem", "Reminders", "cluster_at_work"]

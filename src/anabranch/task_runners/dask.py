@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from anabranch import late
@@ -78,22 +78,17 @@ class DaskTaskRunner(TaskRunner):
     @contextmanager
     def open(self, inbox: Inbox, loop: Any) -> Generator[OpenRunner]:
         """Raises `MissingExtraError`, `ClusterConnectionError` and `WorkerVersionError`."""
-        with ExitStack() as lifetimes:
-            try:
-                open_client = late.open_dask_client
-                runner = late.ClusterRunner(inbox, self.capabilities())
-                DaskCluster = late.DaskCluster  # noqa: N806  # a class
-            except ImportError as error:
-                raise MissingExtraError(
-                    "The dask runner", "distributed", "anabranch[dask]"
-                ) from error
-            client: Any = lifetimes.enter_context(open_client(self))
-            cluster = DaskCluster(client, runner, f"anabranch-{uuid.uuid4().hex[:12]}")
-            runner.work_on(cluster)
-            try:
-                yield runner
-            finally:
-                runner.close()
+        try:
+            open_client, dask_cluster = late.open_dask_client, late.DaskCluster
+        except ImportError as error:
+            raise MissingExtraError("The dask runner", "distributed", "anabranch[dask]") from error
+        with (
+            open_client(self) as client,
+            late.cluster_at_work(
+                inbox, self.capabilities(), partial(dask_cluster, client)
+            ) as runner,
+        ):
+            yield runner
 
     def capabilities(self) -> Capabilities:
         return Capabilities(

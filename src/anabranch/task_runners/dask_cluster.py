@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import logging
-from collections import defaultdict
+import uuid
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
@@ -19,7 +19,7 @@ from distributed.comm.addressing import get_address_host_port
 from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
-from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
+from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem, Reminders
 from anabranch.task_runners.dask_local import LocalDask
 from anabranch.task_runners.dask_versions import refuse_versions
 from anabranch.task_runners.dask_worker import carry_out
@@ -137,19 +137,21 @@ def _report(client: Any, path: str) -> Generator[None]:
 
 
 class DaskCluster:
-    """See `cluster_runner.Cluster`; a handle is a Dask future. `label` is unique to the flow."""
+    """See `cluster_runner.Cluster`; a handle is a Dask future."""
 
-    def __init__(self, client: Any, runner: ClusterRunner, label: str) -> None:
+    counts_frames = False  # Dask's events keep their order
+
+    def __init__(self, client: Any, runner: ClusterRunner) -> None:
         self.client = client
         self.reply_to = client.id
         self._runner = runner
-        self._label = label
+        self._label = f"anabranch-{uuid.uuid4().hex[:12]}"  # unique to the flow, for keys
         self._shared: dict[str, Any] = {}  # templates and constants, by token
         self._sharing = Lock()
         self._notices: dict[str, list[bytes]] = {}  # by worker, while one tells it
         self._looked = 0.0
         self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
-        self._warned: dict[str, float] = {}
+        self._reminders = Reminders()
         self._let_go = False
         self._address: str = client.scheduler.address
         cluster_worker.flows_here.add(self.reply_to)  # threads of this process may be its workers
@@ -217,8 +219,8 @@ class DaskCluster:
         except Exception as error:  # the connection is gone, and they with it
             logger.debug("Dask could not be asked to cancel: %s", error)
 
-    def interrupt(self, flying: Flying, last: bool) -> bool:
-        return False
+    def kill(self, flying: Flying) -> None:
+        """Dask has no way."""
 
     def fetch(self, handle: Any) -> Any:
         return handle.result()
@@ -306,7 +308,7 @@ class DaskCluster:
             if each.call.key in self._finished
         }
         if flying:
-            self._warn(flying, now)
+            self._warn(flying)
         return problems
 
     def _gone(self) -> BaseException:
@@ -314,33 +316,29 @@ class DaskCluster:
         way_out = "What completed is recorded: once it is back, resume the run."
         return ClusterConnectionError("Dask", self._address, problem, way_out)
 
-    def _warn(self, flying: list[Flying], now: float) -> None:
+    def _warn(self, flying: list[Flying]) -> None:
         """Say why calls wait: there are no workers, or none with what they ask for."""
         workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
-            self._say(
-                "no workers", now, f"{len(flying)} calls wait: the Dask cluster has no workers yet"
-            )
+            told = f"{len(flying)} calls wait: the Dask cluster has no workers yet"
+            self._reminders.say("no workers", told)
             return
-        self._warned.pop("no workers", None)
-        wanted: defaultdict[str, list[Flying]] = defaultdict(list)
-        for each in flying:
-            if each.call.spec.resources and each.began is None:
-                wanted[each.call.spec.name].append(each)
-        for name, waiting in wanted.items():
-            asks = waiting[0].call.spec.resources
+        self._reminders.settle("no workers")
+        waiting = {
+            each.call.spec.name: each
+            for each in reversed(flying)
+            if each.call.spec.resources and each.began is None
+        }
+        for name, first in waiting.items():
+            asks = first.call.spec.resources
             if not any(_has(worker["resources"], asks) for worker in workers.values()):
-                has = {str(worker["resources"] or "none") for worker in workers.values()}
-                told = f"{waiting[0].call.run_name} waits for resources {dict(asks)}, which no worker has"
-                self._say(
-                    name, now, f"{told}; the {len(workers)} workers have: {', '.join(sorted(has))}"
+                has = sorted({str(worker["resources"] or "none") for worker in workers.values()})
+                told = (
+                    f"{first.call.run_name} waits for resources {dict(asks)}, which no worker has"
                 )
-
-    def _say(self, what: str, now: float, told: str) -> None:
-        first = self._warned.setdefault(what, now + 2.0)
-        if now >= first:
-            self._warned[what] = now + 30.0
-            logger.warning("%s", told)
+                self._reminders.say(
+                    name, f"{told}; the {len(workers)} workers have: {', '.join(has)}"
+                )
 
     def close(self) -> None:
         cluster_worker.flows_here.discard(self.reply_to)

@@ -14,7 +14,6 @@ from distributed.worker_state_machine import SecedeEvent
 
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template
-from anabranch.waiting import Waiter
 
 _abandoned: set[int] = set()
 """Threads that are out of Dask's pool, and end with their call."""
@@ -40,9 +39,6 @@ class DaskUplink:
             yield
         finally:
             rejoin()
-
-    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
-        return waiter.wait(timeout)
 
     def abandon(self, thread: int) -> None:
         """As `distributed.secede` does it, from outside of the thread."""

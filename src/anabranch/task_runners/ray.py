@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, ClassVar
 
 from anabranch import late
@@ -63,17 +64,13 @@ class RayTaskRunner(TaskRunner):
         """Raises `MissingExtraError`, `ClusterConnectionError` and `WorkerVersionError`."""
         with ExitStack() as lifetimes:
             try:
-                ray: Any = lifetimes.enter_context(
+                connection = lifetimes.enter_context(
                     late.connected_ray(self.address, self.init_kwargs)
                 )
             except ImportError as error:
                 raise MissingExtraError("The ray runner", "ray", "anabranch[ray]") from error
-            runner = late.ClusterRunner(inbox, self.capabilities())
-            runner.work_on(late.RayCluster(ray, runner))
-            try:
-                yield runner
-            finally:
-                runner.close()
+            connect = partial(late.RayCluster, connection)
+            yield lifetimes.enter_context(late.cluster_at_work(inbox, self.capabilities(), connect))
 
     def capabilities(self) -> Capabilities:
         return Capabilities(

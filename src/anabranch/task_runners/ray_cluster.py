@@ -3,47 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import logging
+import pickle
 import threading
 import uuid
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import ray as typed_ray
 from ray import exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from anabranch.errors import ClusterConnectionError, WorkerVersionError
-from anabranch.execution.cluster_calls import Constants, Sent, Template, versions
+from anabranch.execution import messages
+from anabranch.execution.cluster_calls import Constants, Sent, Template
+from anabranch.execution.messages import framed, joined, parted
+from anabranch.execution.pickling import PROTOCOL
 from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
 from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
-from anabranch.task_runners.ray_connection import Connection, PostOffice, reach
+from anabranch.task_runners.ray_connection import Connection, Office, brief
+from anabranch.task_runners.ray_mailbox import Broke, EndedOnSeat, Given, Leave, Offered, PostOffice
 from anabranch.task_runners.ray_returns import Returns
 from anabranch.task_runners.ray_seats import Asks, Seat, Seats, asks_of, covers, options_of
-from anabranch.task_runners.ray_worker import (
-    Broke,
-    EndedOnSeat,
-    Given,
-    Leave,
-    Offered,
-    joined,
-    unjoined,
-)
+from anabranch.task_runners.ray_versions import refuse_versions
+from anabranch.task_runners.ray_watch import Watch
 
 ray: Any = typed_ray  # its own types are partly unknown
-logger = logging.getLogger("anabranch.runs")
 
 NAMESPACE = "anabranch"
 RETRIES = 2
 """How often Ray itself starts a call anew whose worker died, or makes a lost result again."""
-WATCH_SECONDS = 1.0
-GONE_SECONDS = 4.0
-"""A head that nobody answers at for so long is gone; Ray would end this process after 60 s."""
-SAY_SECONDS = 2.0
-SAY_AGAIN_SECONDS = 30.0
 FETCH_SLICE_SECONDS = 1.0
 
 _LOST = (
@@ -58,69 +47,29 @@ _LOST = (
 class RayCluster:
     """See `cluster_runner.Cluster`; a handle is a reference to a call's value."""
 
+    counts_frames = True  # a task's return and what it told before come by different ways
+
     def __init__(self, connection: Connection, runner: ClusterRunner) -> None:
         label = uuid.uuid4().hex
-        office = self._office = connection.post_office(_open_post_office)
+        office = self._office = connection.office_made_by(_open_office)
         self.reply_to = (office.name, NAMESPACE, label)
         self._connection = connection
         self._runner = runner
-        runner.counts_frames = True
         self._carry_out: dict[tuple[str, Asks], Any] = {}
+        self._own: Any = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
         self._seats = Seats()
-        self._seated: set[int] = set()
         self._bases: dict[int, str] = {}  # the workers of calls that Ray runs and that are seats
         self._sitters: dict[int, tuple[Any, Asks, str | None]] = {}
         self._numbers = itertools.count(1)
-        self._problems: list[Problem] = []
-        self._killed: set[int] = set()
-        self._gone: BaseException | None = None
+        self._problems: deque[Problem] = deque()
         self._closing = threading.Event()
-        self._returns = Returns(self._returned)
-        self._totals: dict[str, float] = dict(ray.cluster_resources())
-        self._waiting: dict[str, tuple[str, Asks]] = {}  # by task: a call's name, what it asks
         self._do: Any = partial(office.actor.do.remote, label)
-        if not connection.is_known:
-            self._refuse_workers()
-            connection.is_known = True
-        for work in (self._hear, self._watch):
-            threading.Thread(target=work, name="anabranch-ray", daemon=True).start()
-
-    def _refuse_workers(self) -> None:
-        """Raise `ClusterConnectionError` or `WorkerVersionError` where one cannot take calls."""
-        self._refuse_versions(self._do("versions"), "the head")
-        here = ray.get_runtime_context().get_node_id()
-        probe = ray.remote(versions)
-        probes: list[tuple[str, Any]] = []
-        for node in ray.nodes():
-            if node["Alive"] and node["NodeID"] != here:
-                where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=True)
-                reference = probe.options(num_cpus=0, scheduling_strategy=where).remote()
-                probes.append((node["NodeManagerAddress"], reference))
-        for address, reference in probes:
-            self._refuse_versions(reference, address)
-
-    def _refuse_versions(self, reference: Any, where: str) -> None:
-        began, said = monotonic(), False
-        while True:
-            try:
-                its = tuple(ray.get(reference, timeout=FETCH_SLICE_SECONDS))
-                break
-            except exceptions.GetTimeoutError:
-                if not said and monotonic() - began > SAY_SECONDS:
-                    said = True
-                    logger.info("Ray gets a worker ready on %s ...", where)
-            except exceptions.RayError as error:
-                problem = f"no worker with anabranch could be had on {where} ({_brief(error)})"
-                way_out = (
-                    f"Install anabranch {versions()[1]} there: workers need nothing else of ours."
-                )
-                raise ClusterConnectionError(
-                    "Ray", self._connection.address, problem, way_out
-                ) from error
-        if its != versions():
-            raise WorkerVersionError(where, its, versions())
+        refuse_versions(connection, self._do("versions"))
+        self._watch = Watch(connection)
+        self._returns = Returns(self._returned)
+        threading.Thread(target=self._hear, name="anabranch-ray", daemon=True).start()
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -133,7 +82,7 @@ class RayCluster:
                 self._share(sent.constants)
             asks = asks_of(call.spec.resources)
             if call.spec.resources:
-                self._waiting[call.spec.name] = call.name or call.spec.name, asks
+                self._watch.waits(call.spec.name, call.run_name, asks)
             if call.scope.parent_task_run_id is not None:
                 inner = True
                 with self._changing:
@@ -141,9 +90,11 @@ class RayCluster:
                 yield None
                 continue
             constants = None if sent.constants is None else sent.constants.token
-            data = joined((self.reply_to, sent.template.token, constants), sent.data)
+            head = pickle.dumps((self.reply_to, sent.template.token, constants), PROTOCOL)
             values = [each.handle for each in sent.values]
-            frame, value = self._remote(call.spec.name, asks).remote(data, *values)
+            frame, value = self._remote(call.spec.name, asks).remote(
+                joined(head, sent.data), *values
+            )
             yield value  # known to the runner by the time that this goes on, and its end can come
             self._returns.expect(frame, call.key, call.attempt)
         if inner:
@@ -169,11 +120,12 @@ class RayCluster:
     def _returned(self, key: int, attempt: int, returned: Any, error: BaseException | None) -> None:
         """A call that Ray ran is over, with a frame or an error."""
         with self._changing:
-            worker = self._bases.pop(key, None)
+            base = self._bases.pop(key, None)
         if error is None:
-            self._runner.heard(*unjoined(returned))
+            worker, frame = parted(returned)
+            self._runner.heard(worker.decode(), frame)
         else:
-            self._broke(key, attempt, error, worker)
+            self._broke(key, attempt, error, base)
 
     def _broke(self, key: int, attempt: int, error: BaseException, worker: str | None) -> None:
         lost = isinstance(error, _LOST)
@@ -186,8 +138,8 @@ class RayCluster:
 
     def _worker_died(self, worker: str, error: BaseException) -> None:
         with self._changing:
-            for key in self._seats.on(worker):
-                self._problems.append(Problem(key, 0, error, True))
+            for call in self._seats.on(worker):
+                self._problems.append(Problem(call.key, call.attempt, error, True))
             for place in [
                 place for place, seat in self._seats.seats.items() if seat.worker == worker
             ]:
@@ -196,31 +148,28 @@ class RayCluster:
 
     def cancel(self, flying: Sequence[Flying]) -> None:
         for each in flying:
+            call = each.call
             with self._changing:
-                self._seats.drop(each.call.key)
-            if each.handle is not None and self._gone is None:
+                worker = self._seats.worker_of(call.key)
+                if worker is None:
+                    self._seats.drop(call.key)
+            if worker is not None:  # it may have begun
+                self.tell(worker, framed([(messages.INTERRUPT, call.key, call.attempt)]))
+            elif each.handle is not None and self._watch.gone is None:
                 ray.cancel(each.handle, recursive=False)
 
-    def interrupt(self, flying: Flying, last: bool) -> bool:
-        """By the worker itself first, whose process is ended at last, unless it is others' too."""
-        key = flying.call.key
-        if (
-            last
-            and flying.handle is not None
-            and key not in self._seated
-            and key not in self._killed
-        ):
-            self._killed.add(key)
+    def kill(self, flying: Flying) -> None:
+        """End its process, unless that is others' too."""
+        if flying.handle is not None and self._seats.worker_of(flying.call.key) is None:
             ray.cancel(flying.handle, force=True, recursive=False)
-        return False
 
     def fetch(self, handle: Any) -> Any:
-        while self._gone is None:
+        while self._watch.gone is None:
             try:
                 return ray.get(handle, timeout=FETCH_SLICE_SECONDS)
             except exceptions.GetTimeoutError:
                 pass
-        raise self._gone
+        raise self._watch.gone
 
     # -- seats ------------------------------------------------------------------------------------
 
@@ -231,7 +180,7 @@ class RayCluster:
                 has = asks_of(call.spec.resources)
                 seat = Seat(flying.worker, has, run_id(call.scope.prefix, call.key))
                 self._seats.offer(("call", call.key), seat)
-                if call.key not in self._seated:
+                if self._seats.worker_of(call.key) is None:
                     self._bases[call.key] = flying.worker
             else:
                 self._seats.withdraw(("call", call.key))
@@ -241,11 +190,9 @@ class RayCluster:
     def ended(self, flying: Flying) -> None:
         key = flying.call.key
         with self._changing:
+            sat = self._seats.worker_of(key) is not None
             self._seats.withdraw(("call", key))
             self._seats.drop(key)
-            sat = key in self._seated
-            self._seated.discard(key)
-            self._killed.discard(key)
         if sat:
             self._distribute()
 
@@ -255,14 +202,15 @@ class RayCluster:
 
     def _distribute(self) -> None:
         """Give calls that wait for a seat the seats there are, and ask for more."""
-        if self._gone is not None:
+        if self._watch.gone is not None:
             return
         with self._changing:
             for sent, seat in self._seats.matched():
-                self._seated.add(sent.call.key)
+                call = sent.call
                 values = [each.handle for each in sent.values]
                 constants = None if sent.constants is None else sent.constants.token
-                given = Given(sent.call.key, sent.template.token, constants, sent.data, values)
+                token = sent.template.token
+                given = Given(call.key, call.attempt, token, constants, sent.data, values)
                 self._do("tell", seat.worker, given)
             for number in self._seats.empty_sitters():
                 _, _, worker = self._sitters[number]
@@ -276,7 +224,7 @@ class RayCluster:
 
     def _places(self, asks: Asks) -> int:
         """How many calls that ask so much the whole cluster could run at once; 1 at least."""
-        shares = [int(self._totals.get(name, 0) // amount) for name, amount in asks if amount]
+        shares = [int(self._watch.totals.get(name, 0) // amount) for name, amount in asks if amount]
         return max(1, min(shares, default=1))
 
     def _ask_sitter(self, asks: Asks) -> None:
@@ -315,89 +263,46 @@ class RayCluster:
     # -- the channel ------------------------------------------------------------------------------
 
     def tell(self, worker: str, frame: bytes) -> None:
-        if self._gone is None:
+        if self._watch.gone is None:
             self._do("tell", worker, frame)
 
     def _hear(self) -> None:
-        own = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
-        while not self._closing.is_set():
-            try:
-                posts: list[Any] = ray.get(self._do("posts"))
-            except BaseException as error:
-                if not self._closing.is_set():
-                    self._connection.office = None
-                    self._lose(f"the actor that carries what tasks say is gone ({_brief(error)})")
-                return
-            for post in posts:
-                if isinstance(post, Offered):
-                    self._offered(post)
-                elif isinstance(post, Broke):
-                    self._problems.append(Problem(post.key, 0, post.error, True))
-                elif isinstance(post, EndedOnSeat):
-                    # A value that a worker has put belongs to that worker, and would die with it.
-                    handle = None if post.boxed is None else own.remote(post.boxed[0])
-                    self._runner.heard(post.worker, post.frame, post.key, handle)
-                else:
-                    self._runner.heard(post.worker, post.frame, post.key)
+        try:
+            while not self._closing.is_set():
+                for post in ray.get(self._do("posts")):
+                    self._take(post)
+        except Exception as error:
+            if not self._closing.is_set():
+                self._connection.office = None
+                self._watch.lose(f"the actor that carries what tasks say is gone ({brief(error)})")
+
+    def _take(self, post: Any) -> None:
+        if isinstance(post, Offered):
+            self._offered(post)
+        elif isinstance(post, Broke):
+            self._problems.append(Problem(post.key, post.attempt, post.error, True))
+        elif isinstance(post, EndedOnSeat):
+            # A value that a worker has put belongs to that worker, and would die with it.
+            handle = None if post.boxed is None else self._own.remote(post.boxed[0])
+            self._runner.heard(post.worker, post.frame, post.key, handle)
+        else:
+            self._runner.heard(post.worker, post.frame, post.key)
 
     # -- what Ray says ----------------------------------------------------------------------------
 
     def look(self, flying: Iterable[Flying]) -> list[Problem]:
         flying = list(flying)
-        if self._gone is not None:
-            return [Problem(each.call.key, each.call.attempt, self._gone, False) for each in flying]
-        if self._waiting:
-            wait = {each.call.spec.name for each in flying if each.began is None}
-            self._waiting = {name: told for name, told in self._waiting.items() if name in wait}
-        problems, self._problems = self._problems, []
-        attempts = {each.call.key: each.call.attempt for each in flying}
-        return [
-            each._replace(attempt=each.attempt or attempts.get(each.key, 0)) for each in problems
-        ]
-
-    def _watch(self) -> None:
-        """See whether the head and this machine's part of Ray are there, and what they have."""
-        missed: float | None = None
-        said: dict[str, float] = {}
-        while not self._closing.wait(WATCH_SECONDS):
-            try:
-                for where in self._connection.places:
-                    reach(where, WATCH_SECONDS)
-                missed = None
-            except OSError as error:
-                missed = missed or monotonic()
-                if monotonic() - missed >= GONE_SECONDS:
-                    self._lose(f"its head is gone ({_brief(error)})")
-                    return
-                continue
-            if self._waiting:
-                self._say_what_is_missing(said)
-
-    def _say_what_is_missing(self, said: dict[str, float]) -> None:
-        self._totals = dict(ray.cluster_resources())
-        has = ", ".join(
-            f"{name} {amount:g}" for name, amount in sorted(self._totals.items()) if ":" not in name
-        )
-        for name, (call, asks) in list(self._waiting.items()):
-            short = {name: amount for name, amount in asks if self._totals.get(name, 0) < amount}
-            now = monotonic()
-            if short and now >= said.setdefault(name, now + SAY_SECONDS):
-                said[name] = now + SAY_AGAIN_SECONDS
-                logger.warning(
-                    "%s waits for resources %s, which Ray does not have; in all it has: %s",
-                    call,
-                    short,
-                    has,
-                )
-
-    def _lose(self, problem: str) -> None:
-        way_out = "What completed is recorded: once it is back, resume the run."
-        self._gone = ClusterConnectionError("Ray", self._connection.address, problem, way_out)
+        gone = self._watch.gone
+        if gone is not None:
+            return [Problem(each.call.key, each.call.attempt, gone, False) for each in flying]
+        self._watch.wait_only({each.call.spec.name for each in flying if each.began is None})
+        return [self._problems.popleft() for _ in range(len(self._problems))]
 
     def close(self) -> None:
         self._closing.set()
         self._returns.close()
-        if self._gone is not None:
+        self._watch.close()
+        if self._watch.gone is not None:
             return
         with self._changing:
             for reference, _, _ in self._sitters.values():
@@ -406,15 +311,9 @@ class RayCluster:
         self._shared.clear()
 
 
-def _open_post_office() -> PostOffice:
+def _open_office() -> Office:
     name = f"anabranch-{uuid.uuid4().hex[:12]}"
-    actor: Any = ray.remote(ray_worker.PostOffice).options(
+    actor: Any = ray.remote(PostOffice).options(
         name=name, namespace=NAMESPACE, num_cpus=0, max_concurrency=10_000
     )
-    return PostOffice(name, actor.remote())
-
-
-def _brief(error: BaseException) -> str:
-    """What an error of Ray's says in the end, without the advice around it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    return Office(name, actor.remote())

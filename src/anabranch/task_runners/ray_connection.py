@@ -7,27 +7,26 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from anabranch.errors import ClusterConnectionError
+from anabranch.task_runners.ray_addresses import (
+    AUTH_MODE,
+    is_on_loopback,
+    place,
+    refuse_nobody,
+    wants_token,
+)
 
-CONNECT_SECONDS = 10.0
-START = "Start a head there with `ray start --head`, or give another address."
 LET_IN = (
     "See that Ray has the same version there; one that wants a token needs RAY_AUTH_MODE=token."
 )
-AUTH_MODE = "RAY_AUTH_MODE"
-PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
-PROBE_SECONDS = 4.0
 LOCAL = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever its name says: stay on the loopback
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -36,8 +35,8 @@ LOCAL = {
 """What the processes of a local Ray find in their environment."""
 
 
-class PostOffice(NamedTuple):
-    """The actor of `ray_worker.PostOffice`, by which runners on one connection talk to workers."""
+class Office(NamedTuple):
+    """The actor by which runners on one connection talk to workers, see `ray_mailbox`."""
 
     name: str
     actor: Any
@@ -51,7 +50,7 @@ class Connection:
         self.ray = ray
         self.address = address
         self.is_known = is_known
-        self.office: PostOffice | None = None
+        self.office: Office | None = None
         self._changing = threading.Lock()
         self.places: list[tuple[str, int]] = []
         if ray.util.client.ray.is_connected():
@@ -63,7 +62,7 @@ class Connection:
             if node["NodeID"] == own:
                 self.places.append((node["NodeManagerAddress"], node["NodeManagerPort"]))
 
-    def post_office(self, make: Callable[[], PostOffice]) -> PostOffice:
+    def office_made_by(self, make: Callable[[], Office]) -> Office:
         """The one of this connection, which is made for the first who asks."""
         with self._changing:
             if self.office is None:
@@ -127,11 +126,11 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     if address == "local":
         options = {"include_dashboard": False, **options}
     elif address != "auto":
-        _refuse_nobody(address)
+        refuse_nobody(address)
         host, port = place(address)
         if ip_address(socket.gethostbyname(host)).is_loopback:
-            on_loopback = _is_on_loopback(port, ray.util.get_node_ip_address())
-            if _has_token() and AUTH_MODE not in os.environ and _wants_token(address):
+            on_loopback = is_on_loopback(port, ray.util.get_node_ip_address())
+            if wants_token(address):
                 os.environ[AUTH_MODE] = "token"
     ray._raylet.Config.initialize("")  # reads the environment again
     with ExitStack() as meanwhile:
@@ -151,26 +150,6 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     _lifetimes.callback(ray.shutdown)
     is_known = address == "local" and "runtime_env" not in init_kwargs
     return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
-
-
-def _has_token() -> bool:
-    return Path("~/.ray/auth_token").expanduser().exists()
-
-
-def _wants_token(address: str) -> bool:
-    """Whether a head on this machine lets in only who shows the token of its user, as one that was
-    started after a local Ray does; Ray shows it to those alone that it finds by itself."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", PROBE, address],
-            env={**os.environ, AUTH_MODE: "disabled"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=PROBE_SECONDS,
-        )
-    except subprocess.TimeoutExpired:  # it tries again and again
-        return True
-    return done.returncode != 0
 
 
 def _collect() -> None:
@@ -223,34 +202,7 @@ def _refuse_another(wanted: str | None, known: str) -> None:
     )
 
 
-def _refuse_nobody(address: str) -> None:
-    try:
-        reach(place(address), CONNECT_SECONDS)
-    except OSError as error:
-        problem = f"nobody answered within {CONNECT_SECONDS:g} seconds ({error})"
-        raise ClusterConnectionError("Ray", address, problem, START) from error
-
-
-def _is_on_loopback(port: int, on_network: str) -> bool:
-    """Whether this machine's head listens on the loopback alone; Ray would look for it on the
-    network."""
-    try:
-        reach((on_network, port), 1.0)
-    except OSError:
-        return True
-    return ip_address(on_network).is_loopback
-
-
-def place(address: str) -> tuple[str, int]:
-    """Host and port of an address, with or without a scheme."""
-    parts = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        return parts.hostname or "127.0.0.1", parts.port or 10001
-    except ValueError as error:
-        raise ClusterConnectionError("Ray", address, f"no such port ({error})", START) from error
-
-
-def reach(where: tuple[str, int], timeout: float) -> None:
-    """Open a connection there and close it; raises `OSError`."""
-    with socket.create_connection(where, timeout):
-        pass
+def brief(error: BaseException) -> str:
+    """What an error of Ray's says in the end, without the advice around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from anabranch.execution.calls import Call
 from anabranch.execution.cluster_calls import Sent
 
 Asks = frozenset[tuple[str, float]]
@@ -79,7 +80,7 @@ class Seats:
     def __init__(self) -> None:
         self.seats: dict[Place, Seat] = {}
         self.groups: dict[Asks, Group] = {}
-        self._sitting: dict[int, tuple[str, Place]] = {}  # who sits where, by key
+        self._sitting: dict[int, tuple[Call, str, Place]] = {}  # who sits where, by key
 
     def hold(self, sent: Sent) -> None:
         """Have a call wait for a seat."""
@@ -101,7 +102,7 @@ class Seats:
         """A call has ended, or is not to begin."""
         sat = self._sitting.pop(key, None)
         if sat is not None:
-            seat = self.seats.get(sat[1])
+            seat = self.seats.get(sat[2])
             if seat is not None and seat.taken == key:
                 seat.taken = None
         for group in self.groups.values():
@@ -117,15 +118,20 @@ class Seats:
                 if group.held and covers(seat.has, asks):
                     sent = group.next_for(seat.run_id)
                     seat.taken = sent.call.key
-                    self._sitting[sent.call.key] = seat.worker, place
+                    self._sitting[sent.call.key] = sent.call, seat.worker, place
                     pairs.append((sent, seat))
                     break
         self.groups = {asks: group for asks, group in self.groups.items() if group.held}
         return pairs
 
-    def on(self, worker: str) -> list[int]:
+    def on(self, worker: str) -> list[Call]:
         """The calls that sit on a worker."""
-        return [key for key, (where, _) in self._sitting.items() if where == worker]
+        return [call for call, where, _ in self._sitting.values() if where == worker]
+
+    def worker_of(self, key: int) -> str | None:
+        """Where a call sits, if it does."""
+        sat = self._sitting.get(key)
+        return None if sat is None else sat[1]
 
     def empty_sitters(self) -> list[int]:
         """The numbers of sitters that nobody needs, which are none any more."""

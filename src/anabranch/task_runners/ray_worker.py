@@ -1,4 +1,4 @@
-"""What runs on Ray's workers: calls, the mailbox between them and the flow, and seats.
+"""What runs on Ray's workers: calls, and seats.
 
 A worker whose call waits for others is a seat: it takes another call meanwhile, on a thread. So what
 tasks submit runs whatever else the cluster is busy with, and no process is started for it.
@@ -6,160 +6,34 @@ tasks submit runs whatever else the cluster is busy with, and no process is star
 
 from __future__ import annotations
 
-import asyncio
 import os
 import pickle
 import signal
 import threading
-from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray as typed_ray
 
 from anabranch.execution import cluster_worker
-from anabranch.execution.cluster_calls import Constants, Template, split, versions
+from anabranch.execution.cluster_calls import Constants, Template, split
 from anabranch.execution.cluster_worker import ClusterWorker, Ended
-from anabranch.waiting import Waiter
-
-ReplyTo = tuple[str, str, str]
-"""Name and namespace of the actor, and the label of the mailbox."""
+from anabranch.execution.messages import joined, parted
+from anabranch.task_runners.ray_mailbox import (
+    Broke,
+    EndedOnSeat,
+    Given,
+    Leave,
+    Offered,
+    Over,
+    ReplyTo,
+    Said,
+)
 
 ray: Any = typed_ray  # its own types are partly unknown
-
-
-class Said(NamedTuple):
-    """From a worker: a frame, counted for a call."""
-
-    worker: str
-    key: int
-    frame: bytes
-
-
-class EndedOnSeat(NamedTuple):
-    """From a worker: the frame that tells a call's end, and a list with its value's reference if that
-    is to stay."""
-
-    worker: str
-    key: int
-    frame: bytes
-    boxed: list[Any] | None
-
-
-class Broke(NamedTuple):
-    """From a worker: a call that it was given could not be run."""
-
-    key: int
-    error: BaseException
-
-
-class Offered(NamedTuple):
-    """From a worker: a sitter is there."""
-
-    worker: str
-    number: int
-
-
-class Given(NamedTuple):
-    """A call for a seat; `values` are references in a list, so that they travel as such."""
-
-    key: int
-    token: str
-    constants: str | None
-    data: bytes
-    values: list[Any]
-
-
-class Leave(NamedTuple):
-    """A seat that nobody needs any more."""
-
-    number: int
-
-
-class Over(NamedTuple):
-    """To a worker: the flow is over."""
-
-
-class PostOffice:
-    """The actor through which flows and their calls talk while these run: a mailbox for each runner
-    that is open. It takes a second to start, so flows of one process share it."""
-
-    def __init__(self) -> None:
-        self._mailboxes: dict[str, Mailbox | None] = {}
-
-    async def do(self, label: str, what: str, *given: Any) -> Any:
-        """Call this method of the mailbox with this label."""
-        if label not in self._mailboxes:
-            self._mailboxes[label] = Mailbox()
-        mailbox = self._mailboxes[label]
-        if mailbox is None:  # the flow is over, and nobody looks at what this gives but who listens
-            return [Over()] if what == "told" else []
-        return await getattr(mailbox, what)(*given)
-
-    async def close(self, label: str) -> None:
-        """Have who listens at this mailbox know that its flow is over."""
-        mailbox, self._mailboxes[label] = self._mailboxes.get(label), None
-        if mailbox is not None:
-            mailbox.close()
-
-
-class Mailbox:
-    """Between one open runner and its calls."""
-
-    def __init__(self) -> None:
-        self._posts: list[Any] = []
-        self._posted = asyncio.Event()
-        self._boxes: defaultdict[str, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
-        self._things: defaultdict[str, asyncio.Future[Any]] = defaultdict(_unknown)
-
-    async def versions(self) -> Any:
-        """Those of the process that it runs in."""
-        return versions()
-
-    async def keep(self, token: str, boxed: list[Any]) -> None:
-        """Hold what many calls share: a reference in a list."""
-        self._things[token].set_result(boxed)
-
-    async def thing(self, token: str) -> list[Any]:
-        """What many calls share, once it is there."""
-        return await self._things[token]
-
-    async def post(self, post: Any) -> None:
-        """Take what a worker tells the flow, one of the above."""
-        self._posts.append(post)
-        self._posted.set()
-
-    async def posts(self) -> list[Any]:
-        """What workers have told, once there is any."""
-        await self._posted.wait()
-        self._posted.clear()
-        posts, self._posts = self._posts, []
-        return posts
-
-    def close(self) -> None:
-        """The flow is over."""
-        self._posted.set()
-        for box in self._boxes.values():
-            box.put_nowait(Over())
-
-    async def tell(self, worker: str, words: Any) -> None:
-        """Take what the flow tells a worker."""
-        self._boxes[worker].put_nowait(words)
-
-    async def told(self, worker: str) -> list[Any]:
-        """What the flow has told this worker, once there is any."""
-        box = self._boxes[worker]
-        words = [await box.get()]
-        while not box.empty():
-            words.append(box.get_nowait())
-        return words
-
-
-def _unknown() -> asyncio.Future[Any]:
-    return asyncio.get_running_loop().create_future()
 
 
 class RayUplink:
@@ -185,9 +59,6 @@ class RayUplink:
     def lend(self) -> Generator[None]:
         """A call that waits says so, and is given others; see `ray_seats.Seats`."""
         yield
-
-    def wait(self, waiter: Waiter, timeout: float | None) -> bool:
-        return waiter.wait(timeout)
 
     def abandon(self, thread: int) -> None:
         """Ray ends the process."""
@@ -239,7 +110,7 @@ class RayUplink:
             values: list[Any] = ray.get(given.values) if given.values else []
             self.end(given.key, self.carry_out(given.token, given.constants, given.data, values))
         except BaseException as error:
-            self._do("post", Broke(given.key, error))
+            self._do("post", Broke(given.key, given.attempt, error))
         finally:
             with self._changing:
                 self._seated -= 1
@@ -303,7 +174,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
     """A task of Ray's: the worker's name before the frame that tells the call's end, and the value if
     that stays. All is bytes, which Ray takes as they are."""
-    (reply_to, token, constants), rest = unjoined(data)
+    head, rest = parted(data)
+    reply_to, token, constants = pickle.loads(head)
     uplink = _uplink(reply_to)
     ended = uplink.carry_out(token, constants, rest, values)
     if _leaving.is_set():
@@ -311,19 +183,7 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
     if not uplink.empty_seats():
         uplink.end(split(rest)[0].key, ended)
         uplink.wait_for_seats()
-    return joined(uplink.worker, ended.frame), ended.value
-
-
-def joined(head: Any, rest: bytes) -> bytes:
-    """Something small before bytes; the other end is `unjoined`."""
-    own = pickle.dumps(head, 5)
-    return len(own).to_bytes(4, "big") + own + rest
-
-
-def unjoined(data: bytes) -> tuple[Any, bytes]:
-    """The other end of `joined`."""
-    end = 4 + int.from_bytes(data[:4], "big")
-    return pickle.loads(data[4:end]), data[end:]
+    return joined(uplink.worker.encode(), ended.frame), ended.value
 
 
 def sit(reply_to: ReplyTo, number: int) -> None:
