@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import statistics
-import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
@@ -12,27 +11,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from anabranch import flow, task
+from anabranch.task_runners.ray_connection import connected_ray
 from benchmarks.clusters import Cluster, cluster
+from benchmarks.overhead import bare, mapped, microseconds, submitted
 
 TARGET = 1.3
-
-
-def bare(x: int) -> int:
-    return x + 1
-
-
-inc = task(bare)
-
-
-@flow
-def mapped(count: int) -> int:
-    return sum(inc.map(range(count)).result())
-
-
-@flow
-def submitted(count: int) -> int:
-    return sum([future.result() for future in [inc.submit(n) for n in range(count)]])
 
 
 def cluster_overhead(kind: str, tasks: int, rounds: int) -> None:
@@ -55,7 +38,7 @@ def cluster_overhead(kind: str, tasks: int, rounds: int) -> None:
             pairs: list[tuple[float, float]] = []
             for number in range(rounds):
                 status.update(f"measuring {what} on {kind}, {number + 1} of {rounds}")
-                pairs.append((_microseconds(engine, tasks), _microseconds(run, tasks)))
+                pairs.append((microseconds(engine, tasks), microseconds(run, tasks)))
             ratios = [mine / theirs for theirs, mine in pairs]
             ratio = statistics.median(ratios)
             table.add_row(
@@ -71,21 +54,12 @@ def cluster_overhead(kind: str, tasks: int, rounds: int) -> None:
     console.print(table)
 
 
-def _microseconds(run: Callable[[int], int], count: int) -> float:
-    started = time.perf_counter()
-    result = run(count)
-    seconds = time.perf_counter() - started
-    if result != count * (count + 1) // 2:
-        raise AssertionError(f"wrong answer: {result}")
-    return seconds / count * 1e6
-
-
 Engine = tuple[str, Callable[[int], int]]
 
 
 @contextmanager
 def _dask(made: Cluster) -> Generator[Engine]:
-    from distributed import Client  # only where it is measured
+    from distributed import Client  # slow to load, and only here
 
     client: Any
     with Client(made.address, set_as_default=False) as client:
@@ -97,8 +71,6 @@ def _dask(made: Cluster) -> Generator[Engine]:
 
 @contextmanager
 def _ray(made: Cluster) -> Generator[Engine]:
-    from anabranch.task_runners.ray_connection import connected_ray
-
     with connected_ray(made.address, {}) as connection:
         ray: Any = connection.ray
         remote: Any = ray.remote(bare)

@@ -10,12 +10,17 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 MARK = "ANABRANCH_BENCHMARK_CLUSTER"
+READY: dict[str, Callable[[int], tuple[str, int]]] = {
+    "dask": lambda workers: ("Registered to:", workers),
+    "ray": lambda _: ("Ray runtime started.", 1),
+}
+"""What processes say when they are ready, and how often that is."""
 START_SECONDS = 60.0
 LEAVE_SECONDS = 15.0
 
@@ -90,14 +95,14 @@ def cluster(kind: str, workers: int) -> Generator[Cluster]:
             options += [f"--temp-dir={folder}", "--disable-usage-stats", "--block"]
             commands = [[ray, "start", "--head", *options]]
         environment = {**os.environ, MARK: mark, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-        started = [
-            subprocess.Popen(
-                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            for command in commands
-        ]
+        output = Path(folder, "output")
+        with output.open("wb") as file:
+            started = [
+                subprocess.Popen(command, env=environment, stdout=file, stderr=file)
+                for command in commands
+            ]
         try:
-            _wait_for(kind, made, workers)
+            _wait_for(output, *READY[kind](workers))
             yield made
         finally:
             for process in reversed(started):
@@ -115,19 +120,10 @@ def cluster(kind: str, workers: int) -> Generator[Cluster]:
                     pass
 
 
-def _wait_for(kind: str, made: Cluster, workers: int) -> None:
-    """Until it takes calls."""
+def _wait_for(output: Path, words: str, times: int) -> None:
+    """Until its processes have said so, and so often."""
     deadline = time.monotonic() + START_SECONDS
-    needed = 1 + workers if kind == "dask" else 1
-    name = "dask " if kind == "dask" else "raylet"
-    while time.monotonic() < deadline:
-        try:
-            host, _, port = made.address.removeprefix("tcp://").rpartition(":")
-            socket.create_connection((host, int(port)), 1.0).close()
-            if len(made.processes(name)) >= needed:
-                time.sleep(2.0)  # for the workers to have said so
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError(f"the {kind} cluster at {made.address} did not start")
+    while output.read_text(errors="replace").count(words) < times:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the cluster did not start: {output.read_text()[-500:]}")
+        time.sleep(0.05)

@@ -149,9 +149,7 @@ def overhead(tasks: int, rounds: int, only: str = "") -> None:
                 continue
             status.update(f"measuring {name}")
             ours(100)
-            pairs = [
-                (_microseconds(other, count), _microseconds(ours, count)) for _ in range(rounds)
-            ]
+            pairs = [(microseconds(other, count), microseconds(ours, count)) for _ in range(rounds)]
             ratio = statistics.median(mine / theirs for theirs, mine in pairs)
             table.add_row(
                 name,
@@ -165,7 +163,8 @@ def overhead(tasks: int, rounds: int, only: str = "") -> None:
     console.print(table)
 
 
-def _microseconds(run: Run, count: int) -> float:
+def microseconds(run: Run, count: int) -> float:
+    """A task, of a run that adds 1 to so many numbers; raises `AssertionError` for a wrong sum."""
     started = time.perf_counter()
     result = run(count)
     seconds = time.perf_counter() - started

@@ -6,14 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from distributed import Client
+from waits import until
 
 from anabranch.execution import measuring
 
@@ -27,15 +27,6 @@ IN_PROCESS: dict[str, Any] = {
     "dashboard_address": "127.0.0.1:0",
 }
 """Options of a `LocalCluster` whose worker is a thread of the test's process."""
-
-
-def until(true: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """Wait for something to be true; what it is then."""
-    deadline = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < deadline, f"{what}: not within {seconds} seconds"
-        time.sleep(0.01)
-    return found
 
 
 class DaskProcesses:

@@ -18,7 +18,8 @@ from typing import Any
 import distributed as typed_distributed
 import numpy as np
 import pytest
-from dask_clusters import BIG, Counted, DaskProcesses, dask_processes, pids, until
+from dask_clusters import BIG, Counted, DaskProcesses, dask_processes, pids
+from waits import until
 
 from anabranch import (
     allow_failure,

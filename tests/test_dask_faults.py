@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dask_clusters import BIG, DaskProcesses, dask_processes, gone, until
+from dask_clusters import BIG, DaskProcesses, dask_processes, gone
+from waits import until
 
 from anabranch import CrashedRun, flow, get_run_logger
 from anabranch.task_runners import DaskTaskRunner

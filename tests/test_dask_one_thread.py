@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_clusters import DaskProcesses, dask_processes, until
+from dask_clusters import DaskProcesses, dask_processes
+from waits import until
 
 from anabranch.errors import CancelledRun, RunTimedOut
 from anabranch.task_runners import DaskTaskRunner

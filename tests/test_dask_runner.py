@@ -17,10 +17,12 @@ from typing import Any
 import distributed as typed_distributed
 import numpy as np
 import pytest
-from dask_clusters import BIG, IN_PROCESS, DaskProcesses, dask_processes, until
+from dask_clusters import BIG, IN_PROCESS, DaskProcesses, dask_processes
 from distributed import LocalCluster
+from waits import until
 
 from anabranch import get_run_logger, runtime
+from anabranch.context import current_context
 from anabranch.errors import (
     ClusterConnectionError,
     MissingExtraError,
@@ -119,8 +121,6 @@ def test_a_string_is_enough_for_a_local_one() -> None:
 
 def address() -> str:
     """Of the scheduler that the running flow uses."""
-    from anabranch.context import current_context
-
     runner: Any = current_context().open_flow.runner
     return runner._cluster.client.scheduler.address
 

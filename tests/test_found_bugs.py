@@ -436,3 +436,30 @@ def test_annotations_that_cannot_be_read_are_told() -> None:
 
     with pytest.raises(AnnotationError, match="'Missing' is not defined"):
         flow(body)(1)
+
+
+def test_a_body_that_closes_over_the_world_begins_at_once() -> None:
+    world: list[Any] = []
+    for _ in range(60):
+        world = [world, world]
+
+    @flow
+    def census() -> int:
+        return len(world)
+
+    assert census() == 2
+
+
+def test_a_body_that_closes_over_what_has_no_identity_counts_without_it() -> None:
+    def made(lock: Any, more: int) -> list[bytes]:
+        def one() -> tuple[Any, int]:
+            return lock, more
+
+        def other() -> tuple[int, Any]:
+            return more, lock
+
+        return [flow(one).source, flow(other).source]
+
+    one, other = made(threading.Lock(), 1)
+    assert one and other and one != other
+    assert [one, other] == made(threading.Lock(), 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waits import until
 
 from anabranch.errors import (
     ClusterConnectionError,
@@ -23,7 +24,8 @@ from anabranch.errors import (
     TaskRunnerOptionError,
     WorkerVersionError,
 )
-from anabranch.task_runners import RayTaskRunner, ray_connection, task_runner
+from anabranch.task_runners import RayTaskRunner, task_runner
+from anabranch.task_runners.ray_addresses import place
 from anabranch.task_runners.ray_connection import connected_ray
 from anabranch.testing.contract.base import in_flow
 from anabranch.testing.contract.tasks import inc, length_of, note, notes, task
@@ -156,16 +158,16 @@ def test_a_ray_of_the_users_stays(tmp_path: Path) -> None:
 
 def test_versions_that_differ_are_named(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "is_known", False)
-    monkeypatch.setattr("anabranch.task_runners.ray_cluster.versions", lambda: ("3.99", "9.9"))
+    monkeypatch.setattr("anabranch.task_runners.ray_versions.versions", lambda: ("3.99", "9.9"))
     with pytest.raises(WorkerVersionError, match=r"flow runs on Python 3\.99 with anabranch 9\.9"):
         in_flow(RayTaskRunner(), lambda: inc.submit(1).result())
 
 
-def test_a_head_that_listens_nowhere_else_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ray_connection.place("127.0.0.1:6379") == ("127.0.0.1", 6379)
-    assert ray_connection.place("ray://host") == ("host", 10001)
+def test_places_of_addresses() -> None:
+    assert place("127.0.0.1:6379") == ("127.0.0.1", 6379)
+    assert place("ray://host") == ("host", 10001)
     with pytest.raises(ClusterConnectionError, match="no such port"):
-        ray_connection.place("host:many")
+        place("host:many")
 
 
 # -- resources ------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_a_head_that_listens_nowhere_else_is_known(monkeypatch: pytest.MonkeyPat
 
 @task
 def assigned() -> dict[str, float]:
-    import ray as typed_ray
+    import ray as typed_ray  # in the worker: here it is loaded by the runner, which says how
 
     ray: Any = typed_ray
     return dict(ray.get_runtime_context().get_assigned_resources())
@@ -184,29 +186,42 @@ def test_resources_are_rays(on_ray: Any) -> None:
     assert on_ray(lambda: asks.submit().result()) == {"CPU": 2.0, "special": 1.0}
 
 
-def test_resources_that_ray_does_not_have(on_ray: Any, caplog: pytest.LogCaptureFixture) -> None:
-    asks = inc.with_options(resources={"gpu": 3})
-    told = threading.Event()
+needs_three_gpus = inc.with_options(resources={"gpu": 3})
 
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "waits for resources {'GPU': 3}, which Ray does not have" in record.getMessage():
-                told.set()
 
-    handler = Told()
-    logging.getLogger("anabranch").addHandler(handler)
+@task
+def submits_in_vain(told: Path) -> str:
+    future = needs_three_gpus.submit(1)
+    until(lambda: notes(told), "what the flow was told")
+    future.cancel()
+    future.wait()
+    return future.state.name
+
+
+@pytest.mark.parametrize("outer", [True, False])
+def test_resources_that_ray_does_not_have(
+    on_ray: Any, caplog: pytest.LogCaptureFixture, tmp_path: Path, outer: bool
+) -> None:
+    text = "waits for resources {'GPU': 3}, which Ray does not have; in all it has: CPU 2"
+    told = tmp_path / "told"
+
+    def is_told() -> bool:
+        return text in caplog.text
 
     def body() -> Any:
-        future = asks.submit(1)
-        assert told.wait(20)
+        if not outer:
+            name = submits_in_vain.submit(told)
+            until(is_told, "a word of it")
+            note(told, text)
+            return name.result()
+        future = needs_three_gpus.submit(1)
+        until(is_told, "a word of it")
         future.cancel()
         future.wait()
         return future.state.name
 
-    try:
+    with caplog.at_level(logging.WARNING, "anabranch"):
         assert on_ray(body) == "Cancelled"
-    finally:
-        logging.getLogger("anabranch").removeHandler(handler)
 
 
 # -- faults ---------------------------------------------------------------------------------------
@@ -333,14 +348,25 @@ def test_a_call_that_sleeps_is_ended(on_ray: Any, tmp_path: Path) -> None:
     def body() -> Any:
         hasty = sleeps.with_options(timeout_seconds=0.3).submit(tmp_path / "one")
         other = sleeps.submit(tmp_path / "two")
-        while not notes(tmp_path / "two"):
-            time.sleep(0.01)
+        until(lambda: notes(tmp_path / "two"), "its beginning")
         other.cancel()
         other.wait()
         hasty.wait()
         return [hasty.state.name, other.state.name, inc.submit(1).result()]
 
     assert on_ray(body) == ["TimedOut", "Cancelled", 2]
+
+
+def test_a_call_on_a_seat_is_ended(on_ray: Any, tmp_path: Path) -> None:
+    @task
+    def cancels(path: Path) -> str:
+        child = sleeps.submit(path)
+        until(lambda: notes(path), "its beginning")
+        child.cancel()
+        child.wait()
+        return child.state.name
+
+    assert on_ray(lambda: cancels.submit(tmp_path / "one").result()) == "Cancelled"
 
 
 def test_flows_side_by_side(connection: Any) -> None:

@@ -64,9 +64,9 @@ def test_who_sits_on_a_worker_is_known_until_it_ends() -> None:
     seats.offer(("call", 10), Seat("worker", asks_of({}), run_id="a"))
     assert matched(seats) == [(1, "worker")]
     seats.withdraw(("call", 10))
-    assert seats.on("worker") == [1]
+    assert [call.key for call in seats.on("worker")] == [1] and seats.worker_of(1) == "worker"
     seats.drop(1)
-    assert seats.on("worker") == []
+    assert seats.on("worker") == [] and seats.worker_of(1) is None
 
 
 def test_resources_by_rays_names() -> None:

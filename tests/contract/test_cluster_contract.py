@@ -1,21 +1,22 @@
-"""The contract over the runners of clusters, each a real one of two workers on the loopback."""
+"""The contract over the runners of clusters: local ones, and those of separate processes, each a real
+one of two workers on the loopback."""
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from dask_clusters import dask_processes
 
 from anabranch.task_runners import DaskTaskRunner, RayTaskRunner
 from anabranch.task_runners.dask_local import LocalDask
 from anabranch.task_runners.ray_connection import connected_ray
 from anabranch.testing import RunnerContract
+from benchmarks.clusters import cluster
+
+Folders = pytest.TempPathFactory
 
 
 def local_dask(**options: int) -> Iterator[str]:
@@ -24,109 +25,74 @@ def local_dask(**options: int) -> Iterator[str]:
     local.close()
 
 
+def dask_of_processes(folders: Folders, workers: int) -> Iterator[str]:
+    with dask_processes(folders.mktemp("dask")) as dask:
+        for _ in range(workers):
+            dask.worker()
+        dask.wait_for(workers)
+        yield dask.address
+
+
+def ray_head(num_cpus: int) -> Iterator[str]:
+    with cluster("ray", num_cpus) as made:
+        yield made.address
+
+
 @pytest.fixture(scope="session")
-def dask_address() -> Iterator[str]:
+def two_local_workers() -> Iterator[str]:
     yield from local_dask(n_workers=2, threads_per_worker=2)
 
 
 @pytest.fixture(scope="session")
-def one_thread_of_dask() -> Iterator[str]:
+def one_local_worker() -> Iterator[str]:
     yield from local_dask(n_workers=1, threads_per_worker=1)
 
 
-class TestDask(RunnerContract):
+@pytest.fixture(scope="session")
+def two_workers(tmp_path_factory: Folders) -> Iterator[str]:
+    yield from dask_of_processes(tmp_path_factory, 2)
+
+
+@pytest.fixture(scope="session")
+def one_worker(tmp_path_factory: Folders) -> Iterator[str]:
+    yield from dask_of_processes(tmp_path_factory, 1)
+
+
+@pytest.fixture(scope="session")
+def head_of_two() -> Iterator[str]:
+    yield from ray_head(2)
+
+
+@pytest.fixture(scope="session")
+def head_of_one() -> Iterator[str]:
+    yield from ray_head(1)
+
+
+class OnDask(RunnerContract):
+    """`two` and `one` name the fixtures with the addresses."""
+
+    two: ClassVar[str]
+    one: ClassVar[str]
+
     @pytest.fixture(autouse=True)
     def clusters(self, request: pytest.FixtureRequest) -> None:
         self.request = request
 
     @property
     def runner(self) -> DaskTaskRunner:
-        return DaskTaskRunner(address=self.request.getfixturevalue("dask_address"))
+        return DaskTaskRunner(address=self.request.getfixturevalue(self.two))
 
     @property
     def one_worker(self) -> DaskTaskRunner:
-        return DaskTaskRunner(address=self.request.getfixturevalue("one_thread_of_dask"))
+        return DaskTaskRunner(address=self.request.getfixturevalue(self.one))
 
 
-def dask_processes(workers: int, threads: int) -> Iterator[str]:
-    """A scheduler and workers, each a process of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
-    dask = [sys.executable, "-m", "dask"]
-    scheduler = ["scheduler", "--host=127.0.0.1", f"--port={port}", "--no-dashboard", "--no-show"]
-    worker = ["worker", address, "--host=127.0.0.1", f"--nthreads={threads}", "--no-dashboard"]
-    commands = [[*dask, *scheduler], *([[*dask, *worker]] * workers)]
-    quiet = subprocess.DEVNULL
-    processes = [subprocess.Popen(each, stdout=quiet, stderr=quiet) for each in commands]
-    yield address
-    for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait()
+class TestDask(OnDask):
+    two, one = "two_local_workers", "one_local_worker"
 
 
-def ray_head(folder: Path, num_cpus: int) -> Iterator[str]:
-    """A head of Ray's in processes of its own; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    options = {"port": port, "num-cpus": num_cpus, "include-dashboard": "false", "temp-dir": folder}
-    process = subprocess.Popen(
-        [
-            Path(sys.executable).with_name("ray"),
-            "start",
-            "--head",
-            "--block",
-            "--disable-usage-stats",
-            *(f"--{name}={value}" for name, value in options.items()),
-        ],
-        env={**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"},  # on the loopback
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None  # it is a pipe
-    for line in process.stdout:
-        if "Ray runtime started." in line:
-            yield f"127.0.0.1:{port}"
-            break
-    process.terminate()
-    process.stdout.read()
-    process.wait()
-
-
-@pytest.fixture(scope="session")
-def two_workers_of_dask() -> Iterator[str]:
-    yield from dask_processes(2, 2)
-
-
-@pytest.fixture(scope="session")
-def one_worker_of_dask() -> Iterator[str]:
-    yield from dask_processes(1, 1)
-
-
-class TestDaskProcesses(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def clusters(self, request: pytest.FixtureRequest) -> None:
-        self.request = request
-
-    @property
-    def runner(self) -> DaskTaskRunner:
-        return DaskTaskRunner(address=self.request.getfixturevalue("two_workers_of_dask"))
-
-    @property
-    def one_worker(self) -> DaskTaskRunner:
-        return DaskTaskRunner(address=self.request.getfixturevalue("one_worker_of_dask"))
-
-
-@pytest.fixture(scope="session")
-def two_cpus_of_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from ray_head(tmp_path_factory.mktemp("ray"), 2)
-
-
-@pytest.fixture(scope="session")
-def one_cpu_of_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    yield from ray_head(tmp_path_factory.mktemp("ray"), 1)
+class TestDaskProcesses(OnDask):
+    two, one = "two_workers", "one_worker"
 
 
 class Connection:
@@ -153,11 +119,14 @@ def connection() -> Iterator[Connection]:
     connection.lifetime.close()
 
 
-class TestRay(RunnerContract):
+class OnRay(RunnerContract):
     @pytest.fixture(autouse=True)
-    def ray(self, connection: Connection) -> None:
+    def clusters(self, request: pytest.FixtureRequest, connection: Connection) -> None:
+        self.request = request
         self.connection = connection
 
+
+class TestRay(OnRay):
     @property
     def runner(self) -> RayTaskRunner:
         return self.connection.have(None, num_cpus=2)
@@ -167,16 +136,11 @@ class TestRay(RunnerContract):
         return self.connection.have(None, num_cpus=1)
 
 
-class TestRayHead(RunnerContract):
-    @pytest.fixture(autouse=True)
-    def heads(self, request: pytest.FixtureRequest, connection: Connection) -> None:
-        self.request = request
-        self.connection = connection
-
+class TestRayHead(OnRay):
     @property
     def runner(self) -> RayTaskRunner:
-        return self.connection.have(self.request.getfixturevalue("two_cpus_of_ray"))
+        return self.connection.have(self.request.getfixturevalue("head_of_two"))
 
     @property
     def one_worker(self) -> RayTaskRunner:
-        return self.connection.have(self.request.getfixturevalue("one_cpu_of_ray"))
+        return self.connection.have(self.request.getfixturevalue("head_of_one"))

@@ -7,17 +7,21 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from dataclasses import dataclass, field
+from types import CellType, FunctionType
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.caching import Caching
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
 from anabranch.execution.names import default_name, name_for_call
 from anabranch.hashing import source_digest
+from anabranch.hashing.encoder import Unencodable
 from anabranch.outcomes import STORED, Away, Kept
 from anabranch.retries import RetryPolicy
 from anabranch.runs import FlowRun, TaskRun, run_id
 
 Hook = Callable[..., Any]
+
+_MOST_CLOSED_OVER = 10_000
 
 
 class Keep(Protocol):
@@ -107,11 +111,28 @@ class TaskSpec:
 
 
 def source_of(fn: Callable[..., Any]) -> bytes:
-    """What stands for a function's source; empty where nothing can."""
-    try:
-        return source_digest(fn, bytecode=True)
-    except Exception:  # what it closes over has code of its own
-        return b""
+    """What stands for a function's source, with the values that it closes over unless these have
+    no identity or are too many to look at each time a run begins; empty where nothing can."""
+    left = _MOST_CLOSED_OVER
+
+    def counted(value: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Unencodable(value, "it is one of too many")
+
+    for given in (lambda: fn, lambda: _with_nothing_closed_over(fn)):
+        try:
+            return source_digest(given(), counted, bytecode=True)
+        except Exception:  # what it closes over has code of its own
+            left = _MOST_CLOSED_OVER
+    return b""
+
+
+def _with_nothing_closed_over(fn: Any) -> Callable[..., Any]:
+    plain = inspect.unwrap(fn)
+    cells = tuple(CellType() for _ in plain.__code__.co_freevars)
+    return FunctionType(plain.__code__, plain.__globals__, plain.__name__, None, cells)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,0 +1,186 @@
+"""What runners of clusters make of what an engine says, where no real one can be had to say it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from waits import until
+
+from anabranch.clock import SystemClock
+from anabranch.execution import messages
+from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.cluster_calls import Sent
+from anabranch.execution.messages import framed
+from anabranch.execution.portable import packed
+from anabranch.execution.remote_logs import packed_record
+from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, Outcome
+from anabranch.task_runners import RayTaskRunner
+from anabranch.task_runners.cluster_runner import (
+    RESTARTS,
+    ClusterRunner,
+    Flying,
+    Problem,
+    Reminders,
+    cluster_at_work,
+)
+
+
+def nothing() -> None:
+    """What the task does."""
+
+
+AT = SimpleNamespace(clock=SystemClock())  # what a scope's engine has to be here
+SCOPE = Scope(AT, None, None, None, frozenset(), False, 0, 1, 0)
+CALL = Call(1, 1, TaskSpec("t", "t", nothing), SCOPE, (), {})
+
+
+class Engine:
+    """An engine that does nothing by itself."""
+
+    reply_to = "here"
+    counts_frames = True
+
+    def __init__(self) -> None:
+        self.cancelled: list[int] = []
+        self.killed: list[int] = []
+        self.gone: list[str] = []
+        self.told: list[Any] = []
+
+    def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
+        yield from ("handle" for _ in calls)
+
+    def cancel(self, flying: Sequence[Flying]) -> None:
+        self.cancelled += [each.call.key for each in flying]
+
+    def kill(self, flying: Flying) -> None:
+        self.killed.append(flying.call.key)
+
+    def tell(self, worker: str, frame: bytes) -> None:
+        self.told += [(worker, message[0]) for message in messages.unframed(frame)]
+
+    def fetch(self, handle: Any) -> Any:
+        return handle
+
+    def waits(self, flying: Flying) -> None: ...
+
+    def ended(self, flying: Flying) -> None: ...
+
+    def is_gone(self, worker: str) -> None:
+        self.gone.append(worker)
+
+    def look(self, flying: Iterable[Flying]) -> list[Problem]:
+        return []
+
+    def close(self) -> None: ...
+
+
+class Outcomes:
+    """An inbox that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.all: list[Outcome] = []
+
+    def desk(self, tell: Any) -> Any: ...
+
+    def future(self, prefix: int, key: int) -> Any: ...
+
+    def started(self, key: int, attempt: int) -> None: ...
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        self.all += outcomes
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def inbox() -> Outcomes:
+    return Outcomes()
+
+
+@pytest.fixture
+def runner(engine: Engine, inbox: Outcomes) -> Iterator[ClusterRunner]:
+    with cluster_at_work(inbox, RayTaskRunner().capabilities(), lambda runner: engine) as runner:
+        runner.launch([CALL])
+        yield runner
+
+
+def started(runner: ClusterRunner, worker: str) -> None:
+    runner.heard(worker, framed([(messages.STARTED, 1, 1)]), 1)
+
+
+def test_a_call_whose_workers_die_without_end_is_given_up(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    for number in range(RESTARTS + 1):
+        started(runner, f"worker {number}")
+    until(lambda: len(engine.gone) == RESTARTS, "the deaths")
+    assert inbox.all == []
+    started(runner, "the last one")
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert outcome.phase == CRASHED and "6 workers died under it" in str(outcome.value)
+    assert engine.cancelled == [1]
+
+
+def test_an_end_waits_for_what_was_told_before(
+    runner: ClusterRunner, inbox: Outcomes, caplog: pytest.LogCaptureFixture
+) -> None:
+    record = logging.makeLogRecord({"name": "anabranch", "levelno": 40, "msg": "late", "args": ()})
+    ended = packed(Outcome(1, 1, COMPLETED, 7, 0.0, 0.0), "t")
+    runner.heard("worker", framed([(messages.ENDED, ended, None, 2)]))
+    started(runner, "worker")
+    until(lambda: list(runner.running()), "its beginning")
+    assert inbox.all == []
+    runner.heard("worker", framed([(messages.LOG, packed_record(record))]), 1)
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert outcome.value == 7 and "late" in caplog.text
+
+
+def test_a_cancelled_call_that_says_nothing_has_not_begun(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    runner.cancel([1])
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert outcome.phase == CANCELLED and engine.cancelled == [1] and engine.killed == []
+
+
+def test_a_call_that_does_not_stop_is_killed_once(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    started(runner, "worker")
+    until(lambda: list(runner.running()), "its beginning")
+    runner.cancel([1])
+    until(lambda: engine.killed, "the kill")
+    until(lambda: ("worker", messages.ABANDON) in engine.told, "the last word")
+    assert engine.told[0] == ("worker", messages.INTERRUPT)
+    assert engine.killed == [1] and inbox.all == []
+
+
+def test_a_value_that_comes_beside_its_end_is_that_of_the_call(
+    runner: ClusterRunner, inbox: Outcomes
+) -> None:
+    ended = packed(Outcome(1, 1, COMPLETED, None, 0.0, 0.0), "t")
+    runner.heard("worker", framed([(messages.ENDED, ended, 100_000, 0)]), 1, "beside")
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert outcome.value.load() == "beside"
+
+
+def test_reminders_wait_a_while_and_do_not_repeat_themselves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("anabranch.task_runners.cluster_runner.monotonic", lambda: clock[0])
+    reminders, said = Reminders(), list[int]()
+    for clock[0] in (100.0, 101.9, 102.0, 103.0, 131.9, 132.0):
+        reminders.say("it", "it waits")
+        said.append(len(caplog.records))
+    assert said == [0, 0, 1, 1, 1, 2]
+    reminders.settle("it")
+    reminders.say("it", "it waits")
+    assert len(caplog.records) == 2
