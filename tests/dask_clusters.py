@@ -57,15 +57,22 @@ class DaskProcesses:
     def worker(self, *options: str, nanny: bool = False) -> subprocess.Popen[bytes]:
         """Start a worker of one thread, which only a `nanny` starts again when it is killed."""
         options = (*options, "--nanny" if nanny else "--no-nanny", "--nthreads", "1")
-        folder = ("--local-directory", str(self.folder))
-        process = self._start("worker", self.address, *options, *folder)
+        place = ("--local-directory", str(self.folder), "--name", f"number {len(self.workers)}")
+        process = self._start("worker", self.address, *options, *place)
         self.workers.append(process)
         self._nannies += [process] * nanny
         return process
 
     def end(self, worker: subprocess.Popen[bytes]) -> None:
-        """Let a worker leave."""
+        """Let a worker leave; its process may hang in what Dask does last, long after it has left."""
         worker.terminate()
+        name = f"number {self.workers.index(worker)}"
+        with Client(self.address, set_as_default=False) as client:
+            until(lambda: name not in _names(client), f"the end of {name}")
+        self.kill(worker)
+
+    def kill(self, worker: subprocess.Popen[bytes]) -> None:
+        worker.kill()
         worker.wait()
 
     def wait_for(self, workers: int) -> None:
@@ -81,10 +88,16 @@ class DaskProcesses:
 
     def close(self) -> None:
         for process in self._nannies:
-            self.end(process)  # with the worker that it keeps
+            process.terminate()  # with the worker that it keeps
+            process.wait()
         for process in (*self.workers, self.scheduler):
             process.kill()
             process.wait()
+
+
+def _names(client: Client) -> list[Any]:
+    info: Any = client.scheduler_info(n_workers=-1)
+    return [each["name"] for each in info["workers"].values()]
 
 
 def _address(file: Path) -> str | None:

@@ -23,8 +23,17 @@ logger = logging.getLogger("anabranch.runs")
 FAILURES = frozenset({FAILED, TIMED_OUT, CRASHED})
 
 
+def _crashed_of(event: TaskRunChanged) -> int | None:
+    """What stands for the error that a run crashed of, which others may have crashed of too."""
+    error = None if event.outcome is None else event.outcome.value
+    if event.phase != CRASHED or not isinstance(error, CrashedRun) or error.__cause__ is None:
+        return None
+    return id(error.__cause__)
+
+
 class LogSubscriber:
-    """Writes a line for each change that someone should hear of; completions only at DEBUG."""
+    """Writes a line for each change that someone should hear of, and one for all that crash at once
+    of one cause; completions only at DEBUG."""
 
     submissions = False
 
@@ -33,11 +42,22 @@ class LogSubscriber:
         self.phases = FAILURES | {RETRY_WAIT} | ({COMPLETED, CANCELLED} if detail else set[int]())
 
     def receive(self, events: Sequence[Event]) -> None:
+        together: dict[int, list[TaskRunChanged]] = {}
         for event in events:
-            if isinstance(event, TaskRunChanged):
-                self._task_run(event)
-            elif isinstance(event, FlowRunChanged):
+            if isinstance(event, FlowRunChanged):
                 self._flow_run(event)
+            elif isinstance(event, TaskRunChanged):
+                cause = _crashed_of(event)
+                if cause is None or cause not in together:
+                    self._task_run(event)
+                if cause is not None:
+                    together.setdefault(cause, []).append(event)
+        for _, *others in together.values():
+            if others:
+                name = others[0].run.name
+                named = name if len(others) == 1 else f"{name} and {len(others) - 1} others"
+                about = {"run_label": named, "flow_run_id": others[0].run.task_run.flow_run_id}
+                logger.error("%s | Crashed: of the same cause", named, extra=about)
 
     def close(self) -> None:
         """Nothing is held back."""

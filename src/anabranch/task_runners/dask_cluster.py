@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.metadata
 import logging
@@ -34,6 +35,8 @@ LOOK_SECONDS = 0.5
 """How often the states of all calls that are out are looked at."""
 HEARD_SECONDS = 10.0
 """A call that Dask has finished and that was not heard of for so long is lost."""
+LEAVE_SECONDS = 5.0
+"""Workers are told for so long that the flow is over, where nobody answers."""
 
 
 @contextmanager
@@ -152,6 +155,7 @@ class DaskCluster:
         self._looked = 0.0
         self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
         self._reminders = Reminders()
+        self._surveying = False
         self._let_go = False
         self._address: str = client.scheduler.address
         cluster_worker.flows_here.add(self.reply_to)  # threads of this process may be its workers
@@ -307,8 +311,9 @@ class DaskCluster:
             for each in flying
             if each.call.key in self._finished
         }
-        if flying:
-            self._warn(flying)
+        if flying and not self._surveying:
+            self._surveying = True
+            self.client.loop.add_callback(self._survey, flying)
         return problems
 
     def _gone(self) -> BaseException:
@@ -316,9 +321,19 @@ class DaskCluster:
         way_out = "What completed is recorded: once it is back, resume the run."
         return ClusterConnectionError("Dask", self._address, problem, way_out)
 
-    def _warn(self, flying: list[Flying]) -> None:
-        """Say why calls wait: there are no workers, or none with what they ask for."""
-        workers: dict[str, Any] = self.client.scheduler_info(n_workers=-1)["workers"]
+    async def _survey(self, flying: list[Flying]) -> None:
+        """Say why calls wait, once the scheduler has told what workers there are; one that is gone
+        tells nothing for a long time."""
+        try:
+            info = await self.client.scheduler.identity(n_workers=-1)
+            self._say_why_they_wait(flying, info["workers"])
+        except Exception as error:
+            logger.debug("Dask could not be asked for its workers: %s", error)
+        finally:
+            self._surveying = False
+
+    def _say_why_they_wait(self, flying: list[Flying], workers: dict[str, Any]) -> None:
+        """There are no workers, or none with what they ask for."""
         if not workers:
             told = f"{len(flying)} calls wait: the Dask cluster has no workers yet"
             self._reminders.say("no workers", told)
@@ -349,9 +364,14 @@ class DaskCluster:
                 pass
         self._shared.clear()
         try:
-            self.client.run(_forget, self.reply_to, on_error="ignore")
+            self.client.sync(self._take_leave)
         except Exception as error:
             logger.debug("Workers could not be told that the flow is over: %s", error)
+
+    async def _take_leave(self) -> None:
+        if self.client.status == "running":
+            telling = self.client.run(_forget, self.reply_to, on_error="ignore")
+            await asyncio.wait_for(telling, LEAVE_SECONDS)
 
 
 def _told(event: tuple[float, Any]) -> dict[str, Any]:
