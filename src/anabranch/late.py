@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from anabranch.engine.slot_keeper import SlotKeeper as SlotKeeper
     from anabranch.engine.tag_gate import TagGate as TagGate
     from anabranch.explaining import explain as explain
+    from anabranch.lent_transactions import LentBlocks as LentBlocks
+    from anabranch.remote_transactions import RemoteAround as RemoteAround
+    from anabranch.remote_transactions import RemoteBlock as RemoteBlock
     from anabranch.results.persistence import Persistence as Persistence
     from anabranch.results.persistence import find_persistent as find_persistent
     from anabranch.results.persistence import keep_persistent as keep_persistent
@@ -38,9 +41,12 @@ _LATE = {
     "CacheDesk": "engine.cache_desk",
     "DaskCluster": "task_runners.dask_cluster",
     "EngineDesk": "engine.desk",
+    "LentBlocks": "lent_transactions",
     "Persistence": "results.persistence",
     "PostgresDatabase": "store.postgres",
     "RayCluster": "task_runners.ray_cluster",
+    "RemoteAround": "remote_transactions",
+    "RemoteBlock": "remote_transactions",
     "ResumeContext": "resuming",
     "SlotKeeper": "engine.slot_keeper",
     "StoreCaches": "store.caches",

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Final
 
 from anabranch.caching import Found
-from anabranch.context import current
+from anabranch.context import current, current_context
 from anabranch.engine.callbacks import call_reporting
 from anabranch.errors import TransactionError
 from anabranch.execution.calls import Hook
@@ -21,7 +21,7 @@ from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, DORMANT
 
 Run = TaskFuture[Any]
-_NOTHING: Final = object()
+NOTHING: Final = object()
 
 
 class TransactionState(Enum):
@@ -38,9 +38,9 @@ class Transaction:
     """Values that its code shares, and hooks for its end."""
 
     def __init__(self, parent: Any, key: str | None) -> None:
-        self.parent: Any = parent
+        self._parent: Any = parent
         self.key = key
-        self.state = TransactionState.PENDING
+        self._state = TransactionState.PENDING
         self._values: dict[str, Any] = {}
         self._hooks: dict[str, list[tuple[str, Hook]]] = {"on_commit": [], "on_rollback": []}
         self._staged: Any = None
@@ -49,7 +49,17 @@ class Transaction:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key or ''} {self.state.value}>"
 
-    def get(self, name: str, default: Any = _NOTHING) -> Any:
+    @property
+    def parent(self) -> Any:
+        """The transaction around this one; None around the outermost."""
+        return self._parent
+
+    @property
+    def state(self) -> TransactionState:
+        """How far it has come."""
+        return self._state
+
+    def get(self, name: str, default: Any = NOTHING) -> Any:
         """The value that was set under the name here, else in the transaction around this one.
 
         Raises `TransactionError` where there is none, and no default.
@@ -59,11 +69,8 @@ class Transaction:
             if name in around._values:
                 return around._values[name]
             around = around.parent
-        if default is _NOTHING:
-            raise TransactionError(
-                f"No value was set under {name!r}",
-                "Set one with transaction.set(name, value), or give get() a default.",
-            )
+        if default is NOTHING:
+            raise no_value(name)
         return default
 
     def set(self, name: str, value: Any) -> None:
@@ -101,7 +108,7 @@ class Transaction:
         self._staged = value
         self._add_hooks("a transaction", "on_commit", on_commit_hooks)
         self._add_hooks("a transaction", "on_rollback", on_rollback_hooks)
-        self.state = TransactionState.STAGED
+        self._state = TransactionState.STAGED
 
     def _add_hooks(self, owner: str, name: str, hooks: Iterable[Hook] | None) -> None:
         self._hooks[name] += [(f"{name} hook of {owner}", hook) for hook in hooks or ()]
@@ -138,8 +145,31 @@ class Transaction:
         raise NotImplementedError
 
 
+def no_value(name: str) -> TransactionError:
+    return TransactionError(
+        f"No value was set under {name!r}",
+        "Set one with transaction.set(name, value), or give get() a default.",
+    )
+
+
+class TransactionBlock(Transaction):
+    """What `transaction` gives, for `with` and `async with`; can be entered once."""
+
+    def __enter__(self) -> TransactionBlock:
+        raise NotImplementedError
+
+    async def __aenter__(self) -> TransactionBlock:
+        raise NotImplementedError
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        raise NotImplementedError
+
+    async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        raise NotImplementedError
+
+
 def _leave() -> None:
-    context = copy(current.get())
+    context = copy(current_context())
     context.transaction = None
     current.set(context)
 
@@ -149,7 +179,7 @@ class RunShare(Transaction):
 
     def __init__(self, parent: Transaction, block: Any, key: str) -> None:
         super().__init__(parent, key)
-        self.state = TransactionState.ACTIVE
+        self._state = TransactionState.ACTIVE
         self._block = block
         self._run: Run | None = None
 
@@ -166,7 +196,7 @@ class RunShare(Transaction):
         owner = f"task {shared.spec.name!r}"
         for name in self._hooks:
             self._add_hooks(owner, name, shared.spec.hooks.get(name))
-        self.state = TransactionState.STAGED
+        self._state = TransactionState.STAGED
         return True
 
     def read(self) -> Any:
@@ -187,11 +217,11 @@ class RunShare(Transaction):
 
     def _commit(self) -> None:
         self.call_hooks("on_commit")
-        self.state = TransactionState.COMMITTED
+        self._state = TransactionState.COMMITTED
 
     def _undo(self) -> None:
         self.call_hooks("on_rollback")
-        self.state = TransactionState.ROLLED_BACK
+        self._state = TransactionState.ROLLED_BACK
 
     def runs(self) -> Iterator[Run]:
         if self._run is not None:

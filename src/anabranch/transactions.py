@@ -17,16 +17,17 @@ from enum import Enum
 from functools import partial
 from typing import Any, cast
 
+from anabranch import late
 from anabranch.caching import Found
 from anabranch.context import EngineContext, RunContext, current, current_context
 from anabranch.engine.engine import Engine
 from anabranch.engine.submission import OpenFlow
-from anabranch.errors import OptionError, TransactionError, UnsupportedOptionError
+from anabranch.errors import OptionError, TransactionError
 from anabranch.execution.functions import ASYNC_GENERATOR, GENERATOR
 from anabranch.flow_drivers import root_engine
 from anabranch.outcomes import COMPLETED, DORMANT
 from anabranch.results.result_store import ResultStore
-from anabranch.transaction_members import Run, RunShare
+from anabranch.transaction_members import Run, RunShare, TransactionBlock
 from anabranch.transaction_members import Transaction as Transaction
 from anabranch.transaction_members import TransactionState as TransactionState
 from anabranch.waiting import Waiter
@@ -53,7 +54,7 @@ class IsolationLevel(Enum):
 
 
 def get_transaction() -> Transaction | None:
-    """The transaction that the calling code is in, None outside of any and on worker processes.
+    """The transaction that the calling code is in, None outside of any.
 
     In a task it is the run's own, whose parent is the block that the task was started in.
     """
@@ -83,13 +84,28 @@ def transaction(
     this is committed or rolled back. With `write_on_commit=False` results are cached as soon as
     they are there, and nothing is written under the key.
 
+    In a task on a worker, values that are set and hooks that are staged travel to the flow's
+    process, which calls the hooks.
+
     Raises `OptionError`.
     """
-    return TransactionBlock(key, store, commit_mode, isolation_level, overwrite, write_on_commit)
+    options: dict[str, Any] = {
+        "key": key,
+        "store": store,
+        "commit_mode": commit_mode,
+        "isolation_level": isolation_level,
+        "overwrite": overwrite,
+        "write_on_commit": write_on_commit,
+    }
+    block = LocalBlock(**options)
+    engine = current_context().engine
+    return (
+        block if engine is None or isinstance(engine, Engine) else late.RemoteBlock(engine, options)
+    )
 
 
-class TransactionBlock(Transaction):
-    """Made by `transaction`; can be entered once."""
+class LocalBlock(TransactionBlock):
+    """One in the process of its engine."""
 
     def __init__(
         self,
@@ -129,13 +145,13 @@ class TransactionBlock(Transaction):
 
     # -- the block ----------------------------------------------------------------------------------
 
-    def __enter__(self) -> TransactionBlock:
+    def __enter__(self) -> LocalBlock:
         with self._opening():
             for pause in self._locking():
                 time.sleep(pause)
         return self
 
-    async def __aenter__(self) -> TransactionBlock:
+    async def __aenter__(self) -> LocalBlock:
         import asyncio  # 25 ms that a process without a loop need not spend
 
         with self._opening():
@@ -190,25 +206,23 @@ class TransactionBlock(Transaction):
             engine = self._lifetimes.enter_context(root_engine(context))
             context = EngineContext(engine, OpenFlow(None, None, None), context.tags)
         if not isinstance(context.engine, Engine):
-            what, way = (
-                "a transaction inside a worker process",
-                "Open it in the flow, or use threads.",
+            raise TransactionError(
+                "This block was made outside of the task that enters it, on a worker",
+                "Call transaction() inside the task.",
             )
-            name = context.task_run.task_name if context.task_run is not None else "transaction"
-            raise UnsupportedOptionError(name, what, "processes", way)
         self._engine = context.engine
-        self.parent = context.transaction
+        self._parent = context.transaction
         if self._mode is None:
             self._mode = CommitMode.EAGER if self.parent is None else CommitMode.LAZY
         context.transaction = self
         self._outside = current.set(context)
         try:
             yield
-            self.state = TransactionState.ACTIVE
+            self._state = TransactionState.ACTIVE
             if self.key is not None:
                 self._store = self._store or ResultStore()
                 if not self._overwrite and self._store.exists(self.key):
-                    self.state = TransactionState.COMMITTED
+                    self._state = TransactionState.COMMITTED
         except BaseException:
             self._unlock()
             self._close()
@@ -233,7 +247,7 @@ class TransactionBlock(Transaction):
         elif self._mode is CommitMode.OFF:
             self._undo_all()
         elif self._mode is CommitMode.LAZY and self.parent is not None:
-            self.state = TransactionState.STAGED
+            self._state = TransactionState.STAGED
             self.parent.adopt(self, self._held)
         else:
             self.commit()
@@ -262,7 +276,7 @@ class TransactionBlock(Transaction):
     def _holds_lock(self, key: str | None) -> bool:
         around = self.parent
         while around is not None:
-            if isinstance(around, TransactionBlock) and around._locked and around.key == key:
+            if isinstance(around, LocalBlock) and around._locked and around.key == key:
                 return True
             around = around.parent
         return False
@@ -392,7 +406,7 @@ class TransactionBlock(Transaction):
         self.call_hooks("on_commit")
         if not self.is_committed():
             self._write()
-            self.state = TransactionState.COMMITTED
+            self._state = TransactionState.COMMITTED
         with self._lock:  # not before all that can fail: then they are undone
             del self._members[: len(members)]
         self._unlock()
@@ -413,7 +427,7 @@ class TransactionBlock(Transaction):
         assert self._engine is not None  # as above
         with self._lock:
             if not self.is_committed():
-                self.state = TransactionState.ROLLED_BACK
+                self._state = TransactionState.ROLLED_BACK
             self._held.clear()
             members, self._members = self._members, []
         runs = [run for member in members for run in member.runs()]
@@ -425,7 +439,7 @@ class TransactionBlock(Transaction):
         logger.info("Rolled back: %d task runs", len(runs))
 
     def _undo(self) -> None:
-        self.state = TransactionState.ROLLED_BACK
+        self._state = TransactionState.ROLLED_BACK
         self.call_hooks("on_rollback")
         for member in reversed(self._members):
             member._undo()

@@ -26,15 +26,19 @@ from anabranch.execution.requests import (
     Answer,
     AskLimits,
     AskParameters,
+    AskTransaction,
     Began,
     Cancel,
     Carry,
     Describe,
+    EndBlock,
     Ended,
     Fetch,
     GiveSlots,
     KeepArtifact,
     Launch,
+    OpenBlock,
+    Place,
     Refusal,
     Settled,
     SlotsTaken,
@@ -73,6 +77,7 @@ class EngineDesk:
         self._tell = tell
         self._kept: dict[int, list[Run]] = {}
         self._tickets: dict[int, dict[int, Any]] = {}  # for slots of limits, by key and by theirs
+        self._has_blocks = False  # open transactions
         self._tasks: dict[bytes, Any] = {}
         self._changing = threading.Lock()
 
@@ -81,6 +86,8 @@ class EngineDesk:
         for ticket in list(self._tickets.get(key, ())):
             self._give_slots(key, ticket)
         self._tickets.pop(key, None)
+        if self._has_blocks:
+            self.engine.lent_blocks.ended(self, key)
 
     def close(self) -> None:
         with self._changing:
@@ -89,6 +96,8 @@ class EngineDesk:
         self._kept.clear()
         for key in list(self._tickets):
             self.ended(key)
+        if self._has_blocks:
+            self.engine.lent_blocks.ended(self)
         for run in left:
             self.engine.finish_without_retry(_lost(run, self.engine.clock.time()))
 
@@ -100,6 +109,9 @@ class EngineDesk:
             words = loads(data, self.engine)
             if isinstance(words, AskLimits):
                 self._ask_limits(number, words)
+                return
+            if isinstance(words, AskTransaction | OpenBlock | EndBlock):
+                self._on_transaction(call, number, words)
                 return
             if isinstance(words, Fetch):
                 args = number, words.future
@@ -157,7 +169,7 @@ class EngineDesk:
             kwargs_each=words.kwargs_each,
             wait_for=words.wait_for,
             mapped=words.mapped,
-            context=_context_of(call, words),
+            context=self._context_of(call, words),
         )
         self._kept.setdefault(call.key, []).extend(runs)
         for run in runs:
@@ -178,7 +190,7 @@ class EngineDesk:
             {},
             wait_for=wait_for,
             runner=carrier,
-            context=_context_of(call, words),
+            context=self._context_of(call, words),
             visible=words.task is not None,
             digest=words.digest,
         )[0]
@@ -204,21 +216,63 @@ class EngineDesk:
 
     def _ask_limits(self, number: int, words: AskLimits) -> None:
         """Answered once the store was asked, which must not hold up others here."""
+        self.engine.limits.when_asked(words.fn, words.args, partial(self._reply, number))
 
-        def then(value: Any, error: BaseException | None) -> None:
+    def _reply(self, number: int, value: Any, error: BaseException | None) -> None:
+        """Answer later than others that were asked after."""
+        try:
             if error is None:
                 self.tell(Answer(number, value))
-            else:
-                self.tell(Refusal(number, portable_exception(error)))
+                return
+        except Exception as unsent:  # the value cannot travel
+            error = unsent
+        self.tell(Refusal(number, portable_exception(error)))
 
-        self.engine.limits.when_asked(words.fn, words.args, then)
+    def _on_transaction(
+        self, call: Call, number: int, words: AskTransaction | OpenBlock | EndBlock
+    ) -> None:
+        lent, then = self.engine.lent_blocks, partial(self._reply, number)
+        if isinstance(words, AskTransaction):
+            lent.ask(self._transaction(call, words.place), words.method, words.args, then)
+        elif isinstance(words, EndBlock):
+            lent.end(self, words, then)
+        else:
+            self._has_blocks = True
+            context = TaskRunContext(call)
+            context.tags = words.tags
+            if words.within is not None:
+                context.transaction = self._transaction(call, words.within)
+            lent.open(self, call, context, words, then)
+
+    def _transaction(self, call: Call, place: Place) -> Any:
+        kind, which = place
+        if kind == "parent":
+            return self._transaction(call, which).parent
+        if kind == "block":
+            return self.engine.lent_blocks.block(self, which)
+        shared: Any = None if which == call.key else self.carried[which]._shared
+        scope = call.scope if shared is None else shared.scope
+        return scope.transaction.share_of(which)
+
+    def _context_of(self, call: Call, words: Submit | Carry) -> RunContext:
+        """That of the submitting code, which may stand in a run that the call carries."""
+        at = call
+        if words.around != call.scope.tags:
+            at = call._replace(scope=replace(call.scope, tags=words.around))
+        context = TaskRunContext(at)
+        context.tags = words.tags
+        if words.within is not None:
+            context.transaction = self._transaction(call, words.within)
+        return context
 
     def _fetch(self, number: int, future: Run) -> None:
         """On a thread of its own: where a lost value is made again, its task may ask here."""
         try:
-            self.tell(Answer(number, future._settled_result()))
+            value = future._settled_result()
         except Exception as error:
-            self.tell(Refusal(number, portable_exception(error)))
+            self._reply(number, None, error)
+        else:
+            self._reply(number, value, None)
 
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)
@@ -309,15 +363,6 @@ def _submitted(runs: Sequence[Run], attempt: int | None) -> Submitted:
     shared: Any = runs[0]._shared
     scope = shared.scope
     return Submitted(scope.prefix, scope.first_key, scope.first_index, scope.map_id, attempt)
-
-
-def _context_of(call: Call, words: Submit | Carry) -> RunContext:
-    """That of the submitting code, which may stand in a run that the call carries."""
-    if words.around != call.scope.tags:
-        call = call._replace(scope=replace(call.scope, tags=words.around))
-    context = TaskRunContext(call)
-    context.tags = words.tags
-    return context
 
 
 def _lost(run: Run, at: float) -> Outcome:

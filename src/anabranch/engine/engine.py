@@ -82,6 +82,7 @@ from anabranch.waiting import Waiter
 
 if TYPE_CHECKING:
     from anabranch.engine.cache_desk import CacheDesk
+    from anabranch.lent_transactions import LentBlocks
 
 logger = logging.getLogger("anabranch.runs")
 
@@ -116,6 +117,7 @@ class Engine:
         self.keep = keep
         self._make_caches = make_caches
         self._cache_desk: CacheDesk | None = None
+        self._lent_blocks: LentBlocks | None = None
         self.limits = LimitDesk(self)
         self._making = threading.Lock()
         self.records = record is not None
@@ -341,6 +343,15 @@ class Engine:
                 if self._cache_desk is None:
                     self._cache_desk = late.CacheDesk(self, self._make_caches())
         return self._cache_desk
+
+    @property
+    def lent_blocks(self) -> LentBlocks:
+        """The transactions that code on workers has open."""
+        if self._lent_blocks is None:
+            with self._making:
+                if self._lent_blocks is None:
+                    self._lent_blocks = late.LentBlocks()
+        return self._lent_blocks
 
     def launch(self, call: Call) -> None:
         """Hand a prepared call to its runner, unless it is not wanted any more."""
@@ -646,6 +657,8 @@ class Engine:
 
     def close(self) -> None:
         """Finish what callbacks and subscribers still have to do, then stop their threads."""
+        if self._lent_blocks is not None:
+            self._lent_blocks.close(self.grace + 1)
         self.callbacks.drain(self.grace + 1)
         self.callbacks.close()
         if self._cache_desk is not None:

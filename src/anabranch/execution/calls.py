@@ -142,7 +142,7 @@ class Scope:
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
     call's key into its id and number. `keep` makes what is left of a result for a later process.
-    `transaction` is what the runs have joined; it does not travel either.
+    `transaction` is what the runs have joined; that there is one travels.
     """
 
     engine: Any
@@ -162,7 +162,7 @@ class Scope:
         return default_name(task_name, self.first_index + key - self.first_key)
 
     def for_worker(self) -> tuple[Any, ...]:
-        """What a worker needs of it: all but the first two and the last."""
+        """What a worker needs of it: all but the first two, and whether there is the last."""
         run = self.flow_run
         return (
             None if run is None else run.without_parameters(),
@@ -174,6 +174,7 @@ class Scope:
             self.first_index,
             self.map_id,
             self.keep,
+            self.transaction is not None,
         )
 
 

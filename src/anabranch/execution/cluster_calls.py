@@ -103,6 +103,7 @@ class Sending:
             scope.first_key,
             scope.first_index,
             scope.map_id,
+            scope.transaction is not None,
         )
         names = "args", "kwargs", "args"
         data, values = dumps_apart((args, own, left), f"The arguments of {call.run_name}", names)
@@ -218,7 +219,7 @@ class Definition:
         self._prefix = template.engine
 
     def scope(self, place: tuple[Any, ...]) -> Scope:
-        parent, tags, first_key, first_index, map_id = place
+        parent, tags, first_key, first_index, map_id, joins = place
         return Scope(
             self._engine,
             self._open_flow,
@@ -231,6 +232,7 @@ class Definition:
             first_index,
             map_id,
             self._keep,
+            self._engine.around() if joins else None,
         )
 
 

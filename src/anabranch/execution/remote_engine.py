@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
+from anabranch import late
 from anabranch.clock import SystemClock
 from anabranch.context import RunContext, TaskRunContext, current_context
 from anabranch.dependencies import find_blockers, resolve
@@ -34,14 +35,18 @@ from anabranch.execution.requests import (
     AddCallback,
     Answer,
     AskParameters,
+    AskTransaction,
     Began,
     Cancel,
     Carry,
     Describe,
+    EndBlock,
     Ended,
     Fetch,
     KeepArtifact,
     Launch,
+    OpenBlock,
+    Place,
     Refusal,
     Settled,
     SlotsTaken,
@@ -228,6 +233,7 @@ class RemoteEngine:
                 mapped,
                 context.tags,
                 _tags_around(context),
+                place_of(context.transaction),
             ),
             f"The arguments of {spec.name}",
             take,
@@ -278,6 +284,7 @@ class RemoteEngine:
                 context.tags,
                 _tags_around(context),
                 digest,
+                place_of(context.transaction),
             ),
             f"The call of {spec.name}",
             take,
@@ -391,6 +398,17 @@ class RemoteEngine:
 
     def keep_artifact(self, event: ArtifactMade | ArtifactChanged) -> None:
         self._send(KeepArtifact(event), "An artifact")
+
+    def around(self) -> Any:
+        """What stands here for the transaction that a call's run has joined."""
+        return late.RemoteAround(self)
+
+    def ask_transaction(self, words: AskTransaction | OpenBlock | EndBlock) -> Any:
+        """What one says; raises what it raises, or `UnpicklableError`."""
+        return self._ask(words, "What a transaction is given")
+
+    def next_number(self) -> int:
+        return next(self._numbers)
 
     def refuse_flow(self, flow_name: str) -> None:
         """Raise `UnsupportedOptionError`: flows run in the process of the root flow."""
@@ -537,6 +555,11 @@ def _without_value(outcome: Outcome, carried: Carried) -> Outcome:
     return outcome._replace(value=None, kept=kept)
 
 
+def place_of(transaction: Any) -> Place | None:
+    """How the flow's process knows a transaction that code here is in."""
+    return None if transaction is None else transaction.place
+
+
 def _tags_around(context: RunContext) -> frozenset[str]:
     """Those of the task run itself, without what `tags` adds inside it."""
     return context.call.scope.tags if isinstance(context, TaskRunContext) else frozenset()
@@ -554,4 +577,5 @@ def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Su
         answer.first_key,
         answer.first_index,
         keep=context.keep,
+        transaction=None if context.transaction is None else engine.around(),
     )

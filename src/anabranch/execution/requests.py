@@ -27,13 +27,19 @@ def number_of(data: bytes) -> tuple[int, bytes]:
     return int.from_bytes(data[:8], "big"), data[8:]
 
 
+Place = tuple[str, Any]
+"""A transaction: `("run", key)`, that of a run here; `("block", number)`, opened by the call;
+`("parent", place)`, the one around another."""
+
+
 # -- asked by a call ------------------------------------------------------------------------------
 
 
 class Submit(NamedTuple):
     """New task runs for the flow's runner. `task` is pickled by itself, since it comes often.
 
-    `tags` are those that they get beside the task's own, `around` those of the task run that submits.
+    `tags` are those that they get beside the task's own, `around` those of the task run that submits;
+    `within` is the transaction that they join.
     """
 
     task: bytes
@@ -44,6 +50,7 @@ class Submit(NamedTuple):
     mapped: bool
     tags: frozenset[str]
     around: frozenset[str]
+    within: Place | None
 
 
 class Carry(NamedTuple):
@@ -59,6 +66,7 @@ class Carry(NamedTuple):
     tags: frozenset[str]
     around: frozenset[str]
     digest: bytes | None
+    within: Place | None
 
 
 class Began(NamedTuple):
@@ -135,6 +143,34 @@ class AskLimits(NamedTuple):
     """Answered by what a function of `store.limits` gives for the store of the run."""
 
     fn: Callable[..., Any]
+    args: Sequence[Any]
+
+
+class OpenBlock(NamedTuple):
+    """Open a transaction in the flow's process, with these options, within another."""
+
+    number: int
+    options: Mapping[str, Any]
+    within: Place | None
+    tags: frozenset[str]
+
+
+class EndBlock(NamedTuple):
+    """Wait for what was started in a block, then commit or undo it; answered once that is done.
+
+    `raised` where the block raised, `cut` where what it started is not to be waited for.
+    """
+
+    number: int
+    raised: bool
+    cut: bool
+
+
+class AskTransaction(NamedTuple):
+    """Answered by what a method of a transaction gives; see `lent_transactions.py`."""
+
+    place: Place
+    method: str
     args: Sequence[Any]
 
 

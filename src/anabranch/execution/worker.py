@@ -158,9 +158,10 @@ class Worker:
         spec = received.definition.spec()
         scope = self._scopes.get(received.scope)
         if scope is None:
-            sent = loads(received.scope)
+            *sent, joins = loads(received.scope)
             open_flow = FlowStandIn(flow_run=sent[0], log_prints=sent[3])
-            scope = Scope(self._engine, open_flow, *sent)
+            around = self._engine.around() if joins else None
+            scope = Scope(self._engine, open_flow, *sent, transaction=around)
             self._scopes = {received.scope: scope}  # calls of one submission come together
         args, kwargs = loads(received.data, self._engine)
         return Call(received.key, received.attempt, spec, scope, args, kwargs, received.name)

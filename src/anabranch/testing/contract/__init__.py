@@ -32,6 +32,7 @@ from anabranch.testing.contract.scale import Scale
 from anabranch.testing.contract.stored import Stored
 from anabranch.testing.contract.subflows import Subflows
 from anabranch.testing.contract.timeouts import Timeouts
+from anabranch.testing.contract.transactions import Transactions
 
 
 class RunnerContract(
@@ -49,6 +50,7 @@ class RunnerContract(
     Resources,
     Subflows,
     Stored,
+    Transactions,
     Scale,
 ):
     """All that a task runner has to do alike. Subclass it as `Test...` and set `runner`."""
