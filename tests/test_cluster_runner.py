@@ -162,6 +162,25 @@ def test_a_call_that_does_not_stop_is_killed_once(
     assert engine.killed == [1] and inbox.all == []
 
 
+def test_an_attempt_that_the_next_has_overtaken_is_ended(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    started(runner, "worker")
+    until(lambda: list(runner.running()), "its beginning")
+    runner.cancel([1])
+    runner.launch([CALL._replace(attempt=2)])
+    runner.heard("other", framed([(messages.STARTED, 1, 2)]), 1)
+    runner.heard("worker", framed([(messages.WAITS, 1, 1)]), 1)  # the first has not heard of it
+    until(lambda: ("worker", messages.ABANDON) in engine.told, "the last word")
+    assert engine.told[0] == ("worker", messages.INTERRUPT) and engine.gone == []
+    assert runner.abandoned() == ["t-0 on other", "t-0 on worker"]
+    for worker, attempt in (("worker", 1), ("other", 2)):
+        ended = packed(Outcome(1, attempt, COMPLETED, attempt, 0.0, 0.0), "t")
+        runner.heard(worker, framed([(messages.ENDED, ended, None, 0)]))
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert outcome.value == 2 and runner.abandoned() == []
+
+
 def test_a_value_that_comes_beside_its_end_is_that_of_the_call(
     runner: ClusterRunner, inbox: Outcomes
 ) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -185,6 +186,24 @@ def test_a_worker_that_is_killed_while_its_task_waits(
 
     assert on(two, body) == 21
     assert len(notes(tmp_path / which)) == 2
+
+
+def test_calls_that_nothing_can_end_hold_up_no_others(dask: DaskProcesses, tmp_path: Path) -> None:
+    @task(timeout_seconds=0.1, retries=1)
+    def stuck() -> None:
+        note(tmp_path / "began", "")
+        threading.Event().wait(40)  # no exception reaches it there
+
+    def times_out() -> str:
+        future = stuck.submit()
+        future.wait(10)
+        return future.state.name
+
+    dask.worker()
+    for flows in (1, 2):
+        assert on(dask, times_out) == "TimedOut"
+        assert len(notes(tmp_path / "began")) == 2 * flows
+    assert on(dask, lambda: inc.submit(1).result(timeout=10)) == 2
 
 
 def test_a_killed_scheduler_ends_the_flow(

@@ -106,8 +106,8 @@ class ClusterWorker:
     def __init__(self, template: Template, uplink: Uplink) -> None:
         self.uplink = uplink
         self.engine = RemoteEngine(self)
-        self._at_work: dict[int, AtWork] = {}
-        self._base: ContextVar[int] = ContextVar("anabranch_base_call")
+        self._at_work: dict[tuple[int, int], AtWork] = {}  # by key and attempt
+        self._base: ContextVar[tuple[int, int]] = ContextVar("anabranch_base_call")
         self._definitions: dict[str, Definition] = {}
         self._constants: dict[str, Read] = {}
         self._refused: dict[tuple[int, int], bool] = {}  # calls that are not to begin
@@ -126,15 +126,15 @@ class ClusterWorker:
     ) -> Ended:
         """Run a call on this thread; never raises what the call does."""
         head, rest = split(data)
-        at_work = AtWork(head)
+        at_work, place = AtWork(head), (head.key, head.attempt)
         with self._changing:
-            self._at_work[head.key] = at_work
-            at_work.stopped = self._refused.pop((head.key, head.attempt), False)
+            self._at_work[place] = at_work
+            at_work.stopped = self._refused.pop(place, False)
         if not self._busy.is_set():
             self._busy.set()
         if head.announces:
             self._tell_start(at_work)
-        self._base.set(head.key)
+        self._base.set(place)
         started = time()
         try:
             call = self._call(template, head, rest, constants, values)
@@ -147,7 +147,7 @@ class ClusterWorker:
             sent, stays = packed(outcome, head.name or "a task"), None
         finally:
             with self._changing:
-                del self._at_work[head.key]
+                del self._at_work[place]
         frame = framed([*at_work.said, (messages.ENDED, sent, stays, at_work.frames)])
         return Ended(frame, None if stays is None else outcome.value)
 
@@ -248,12 +248,12 @@ class ClusterWorker:
         if at_work is None or at_work.thread != threading.get_ident():
             yield  # a thread that holds no slot
             return
-        self._say(at_work, (messages.WAITS, at_work.key))
+        self._say(at_work, (messages.WAITS, at_work.key, at_work.attempt))
         try:
             with self.uplink.lend():
                 yield
         finally:
-            self._say(at_work, (messages.GOES_ON, at_work.key))
+            self._say(at_work, (messages.GOES_ON, at_work.key, at_work.attempt))
 
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         with self.lend():
@@ -263,9 +263,9 @@ class ClusterWorker:
         """The call that the calling code belongs to; the last that began, for a thread that does not
         say."""
         with self._changing:
-            key = self._base.get(None)
-            if key in self._at_work:
-                return self._at_work[key]
+            place = self._base.get(None)
+            if place in self._at_work:
+                return self._at_work[place]
             return next(reversed(self._at_work.values()), None)
 
     def _say(self, at_work: AtWork, message: Message) -> None:
@@ -289,7 +289,7 @@ class ClusterWorker:
 
     def _flush(self, at_work: AtWork) -> None:
         at_work.flushed = monotonic()
-        if at_work.said and at_work.key in self._at_work:
+        if at_work.said and (at_work.key, at_work.attempt) in self._at_work:
             said, at_work.said = at_work.said, []
             at_work.frames += 1
             self.uplink.send(at_work.key, framed(said))
@@ -313,7 +313,7 @@ class ClusterWorker:
         found: list[int] = []
         for key, attempt in calls:
             self._interrupt(key, attempt)
-            if key in self._at_work:
+            if (key, attempt) in self._at_work:
                 found.append(key)
         return found
 
@@ -331,14 +331,14 @@ class ClusterWorker:
                 elif message[0] == messages.INTERRUPT:
                     self._interrupt(*message[1:])
                 elif message[0] == messages.ABANDON:
-                    at_work = self._at_work.get(message[1])
-                    if at_work is not None and at_work.attempt == message[2]:
+                    at_work = self._at_work.get((message[1], message[2]))
+                    if at_work is not None:
                         self.uplink.abandon(at_work.thread)
 
     def _interrupt(self, key: int, attempt: int) -> None:
         with self._changing:
-            at_work = self._at_work.get(key)
-            if at_work is None or at_work.attempt != attempt:
+            at_work = self._at_work.get((key, attempt))
+            if at_work is None:
                 self._refused[key, attempt] = True
                 if len(self._refused) > REFUSED:
                     del self._refused[next(iter(self._refused))]
@@ -349,7 +349,12 @@ class ClusterWorker:
             interrupt()
 
     def close(self) -> None:
-        """The flow is over."""
+        """The flow is over: what still runs of it holds no slot."""
+        with self._changing:
+            left = list(self._at_work.values())
+        for at_work in left:
+            self._interrupt(at_work.key, at_work.attempt)
+            self.uplink.abandon(at_work.thread)
         self._closed = True
         self._busy.set()
         self._told.put(None)

@@ -176,6 +176,7 @@ class ClusterRunner(OpenRunnerBase):
         self._inbox = inbox
         self._cluster: Any = None
         self._flying: dict[int, Flying] = {}
+        self._outlived: dict[tuple[int, int], Flying] = {}  # earlier attempts, by key and attempt
         self._changing = threading.RLock()
         self._news: SimpleQueue[Any] = SimpleQueue()
         self._desks: dict[str, Desk] = {}
@@ -201,6 +202,7 @@ class ClusterRunner(OpenRunnerBase):
                 except Exception as error:  # mostly `UnpicklableError`
                     bad.append(Outcome(call.key, call.attempt, FAILED, error, time(), 0.0))
                 else:
+                    self._supersede(call.key)
                     self._flying[call.key] = Flying(call)
         if ready:
             try:
@@ -214,6 +216,14 @@ class ClusterRunner(OpenRunnerBase):
                     bad.append(_crashed(sent.call, error))
         if bad:
             self._news.put(bad)
+
+    def _supersede(self, key: int) -> None:
+        """The attempt before has not ended: it was told to, and may be at work for a while."""
+        before = self._flying.get(key)
+        if before is not None:
+            before.doomed_at = before.doomed_at or monotonic()
+            self._outlived[key, before.call.attempt] = before
+            self._cluster.ended(before)
 
     def cancel(self, keys: Iterable[int]) -> None:
         now = monotonic()
@@ -238,7 +248,7 @@ class ClusterRunner(OpenRunnerBase):
     def abandoned(self) -> list[str]:
         return [
             f"{each.call.run_name} on {each.worker}"
-            for each in list(self._flying.values())
+            for each in [*list(self._flying.values()), *list(self._outlived.values())]
             if each.began is not None
         ]
 
@@ -256,7 +266,7 @@ class ClusterRunner(OpenRunnerBase):
     def _end_what_is_left(self) -> None:
         """Nobody waits for these any more, and others may need their places."""
         left = list(self._flying.values())
-        for flying in left:
+        for flying in [*left, *self._outlived.values()]:
             if flying.began is not None:
                 self._interrupt(flying, True)
         idle = [flying for flying in left if flying.began is None]
@@ -326,7 +336,7 @@ class ClusterRunner(OpenRunnerBase):
             self._started(worker, message[1], message[2])
         elif tag == messages.WAITS or tag == messages.GOES_ON:
             flying = self._flying.get(message[1])
-            if flying is not None:
+            if flying is not None and flying.call.attempt == message[2]:
                 self._is_on(flying, worker)
                 flying.waits = tag == messages.WAITS
                 self._cluster.waits(flying)
@@ -338,6 +348,8 @@ class ClusterRunner(OpenRunnerBase):
     def _started(self, worker: str, key: int, attempt: int) -> None:
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
+            flying = self._outlived.get((key, attempt))
+        if flying is None:
             return
         self._is_on(flying, worker)
         flying.began, flying.began_at = monotonic(), time()
@@ -356,6 +368,7 @@ class ClusterRunner(OpenRunnerBase):
     def _ended(self, worker: str, message: messages.Message, outcomes: list[Outcome]) -> None:
         _, sent, stays, frames = message
         key, attempt = sent[:2]
+        self._outlived.pop((key, attempt), None)
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
             return
@@ -408,6 +421,12 @@ class ClusterRunner(OpenRunnerBase):
                 outcomes.append(not_begun(flying.call))
             elif flying.began is not None and waited > KILL_SECONDS:
                 self._interrupt(flying, True)
+        for place, flying in list(self._outlived.items()):
+            waited = now - (flying.doomed_at or now)
+            if flying.began is not None and waited > KILL_SECONDS:
+                self._interrupt(flying, True)
+            elif flying.began is None and waited > LATE_SECONDS:
+                del self._outlived[place]
         for flying in [each for each in list(self._flying.values()) if each.end is not None]:
             self._ended(flying.worker or "", flying.end, outcomes)
         for flying in [each for each in list(self._flying.values()) if each.restarts > RESTARTS]:
