@@ -189,7 +189,7 @@ def test_a_worker_that_is_killed_while_its_task_waits(
 
 
 def test_calls_that_nothing_can_end_hold_up_no_others(dask: DaskProcesses, tmp_path: Path) -> None:
-    @task(timeout_seconds=0.1, retries=1)
+    @task(timeout_seconds=0.5, retries=1)
     def stuck() -> None:
         note(tmp_path / "began", "")
         threading.Event().wait(40)  # no exception reaches it there

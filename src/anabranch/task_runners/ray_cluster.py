@@ -34,6 +34,8 @@ NAMESPACE = "anabranch"
 RETRIES = 2
 """How often Ray itself starts a call anew whose worker died, or makes a lost result again."""
 FETCH_SLICE_SECONDS = 1.0
+LEAVE_SECONDS = 2.0
+"""The last answer of the actor is waited for so long."""
 
 _LOST = (
     exceptions.WorkerCrashedError,
@@ -69,7 +71,8 @@ class RayCluster:
         refuse_versions(connection, self._do("versions"))
         self._watch = Watch(connection)
         self._returns = Returns(self._returned)
-        threading.Thread(target=self._hear, name="anabranch-ray", daemon=True).start()
+        self._hearing = threading.Thread(target=self._hear, name="anabranch-ray", daemon=True)
+        self._hearing.start()
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -271,7 +274,7 @@ class RayCluster:
             while not self._closing.is_set():
                 for post in ray.get(self._do("posts")):
                     self._take(post)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # the last in a process that Ray disconnects
             if not self._closing.is_set():
                 self._connection.office = None
                 self._watch.lose(f"the actor that carries what tasks say is gone ({brief(error)})")
@@ -308,6 +311,7 @@ class RayCluster:
             for reference, _, _ in self._sitters.values():
                 ray.cancel(reference, recursive=False)
         self._office.actor.close.remote(self.reply_to[2])
+        self._hearing.join(LEAVE_SECONDS)
         self._shared.clear()
 
 
