@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import pytest
 
 from anabranch import allow_failure, flow, task
 from anabranch.cache_policies import INPUTS
-from anabranch.errors import OptionError, TransactionError, UnsupportedOptionError
+from anabranch.errors import OptionError, TransactionError, UnpicklableError
 from anabranch.results import ResultStore
 from anabranch.settings import load_settings
 from anabranch.store.opening import open_store
+from anabranch.testing.contract.tasks import note, notes
 from anabranch.transactions import CommitMode, IsolationLevel, get_transaction, transaction
 
 RUNNERS = ["threads", "asyncio", "processes", "inline"]
@@ -716,20 +719,89 @@ def opens() -> None:
         pass
 
 
+# -- on worker processes, beside what the contract has for all runners --------------------------------
+
+
+def on_one_process(body: Any) -> Any:
+    return flow(task_runner="processes?max_workers=1")(body)()
+
+
+@task(on_rollback=[lambda txn: note(Path(txn.get("path")), "undone")])
+def leaves_a_trace(path: Path) -> None:
+    mine = get_transaction()
+    assert mine is not None
+    mine.set("path", str(path))
+    note(path, "made")
+
+
 @task
-def asks() -> bool:
-    return get_transaction() is None
+def dies_in_a_block(path: Path) -> str:
+    with transaction() as txn:
+        leaves_a_trace.submit(path).wait()
+        if notes(path) == ["made"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return txn.state.value
 
 
-def test_on_worker_processes() -> None:
-    @flow(task_runner="processes?max_workers=1")
-    def pipeline() -> None:
-        with transaction():
-            assert asks.submit().result()
-        with pytest.raises(UnsupportedOptionError, match="transaction"):
-            opens.submit().result()
+def test_a_block_whose_process_dies_is_undone_before_it_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    assert on_one_process(lambda: dies_in_a_block.submit(path).result()) == "committed"
+    assert notes(path) == ["made", "undone", "made"]
 
-    pipeline()
+
+@task
+def sets(name: str, value: Any) -> Any:
+    mine = get_transaction()
+    assert mine is not None
+    mine.set(name, value() if callable(value) else value)
+    return mine.parent.get(name, "not above"), mine.parent.parent
+
+
+def test_values_that_cannot_travel_are_refused() -> None:
+    def body() -> None:
+        with transaction(commit_mode="off"):
+            assert sets.submit("one", 1).result() == ("not above", None)
+        with pytest.raises(UnpicklableError, match=r"The value set under 'two' .*lock"):
+            with transaction():
+                sets.submit("two", threading.Lock)
+
+    on_one_process(body)
+
+
+@task(timeout_seconds=3)
+def waits_in_a_block(path: Path) -> None:
+    with transaction():
+        leaves_a_trace.submit(path).wait()
+        time.sleep(60)
+
+
+def test_a_timeout_in_a_block_undoes_it(tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+
+    def body() -> str:
+        future = waits_in_a_block.submit(path)
+        future.wait()
+        return future.state.name
+
+    assert on_one_process(body) == "TimedOut"
+    assert notes(path) == ["made", "undone"]
+
+
+MADE_OUTSIDE = transaction()
+
+
+@task
+def enters_what_was_made_outside() -> None:
+    with MADE_OUTSIDE:
+        pass
+
+
+def test_a_block_from_outside_of_the_task_is_refused_on_a_worker() -> None:
+    def body() -> None:
+        with pytest.raises(TransactionError, match=r"Call transaction\(\) inside the task"):
+            enters_what_was_made_outside.submit().result()
+
+    on_one_process(body)
 
 
 # -- a resume ---------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ class RemoteTransaction(Transaction):
         return value if found else default
 
     def set(self, name: str, value: Any) -> None:
-        self._ask("set", name, value)
+        self._ask("set", name, value, what=f"The value set under {name!r}")
 
     def stage(
         self,
@@ -66,7 +66,8 @@ class RemoteTransaction(Transaction):
         on_commit_hooks: Iterable[Hook] | None = None,
         on_rollback_hooks: Iterable[Hook] | None = None,
     ) -> None:
-        self._ask("stage", value, list(on_commit_hooks or ()), list(on_rollback_hooks or ()))
+        hooks = list(on_commit_hooks or ()), list(on_rollback_hooks or ())
+        self._ask("stage", value, *hooks, what="What a transaction stages")
 
     def read(self) -> Any:
         return self._ask("read")
@@ -79,8 +80,8 @@ class RemoteTransaction(Transaction):
         with self._engine.lending():
             return self._ask("rollback")
 
-    def _ask(self, method: str, *args: Any) -> Any:
-        return self._engine.ask_transaction(AskTransaction(self.place, method, args))
+    def _ask(self, method: str, *args: Any, what: str = "A question") -> Any:
+        return self._engine.ask_transaction(AskTransaction(self.place, method, args), what)
 
 
 class RemoteBlock(RemoteTransaction, TransactionBlock):

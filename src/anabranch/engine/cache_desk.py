@@ -100,6 +100,7 @@ class CacheDesk:
         self._thread: threading.Thread | None = None
         self._computing: dict[str, Computing] = {}
         self._leading: dict[int, str] = {}  # the other way round
+        self._claimed: set[str] = set()  # locks of transactions
         self._later: list[tuple[float, int, Waiting]] = []  # what other processes compute
         self._order = itertools.count()
 
@@ -118,11 +119,23 @@ class CacheDesk:
         self._do(partial(self._put_all, list(puts)))
 
     def claim(self, name: str) -> bool:
-        """Whether this engine holds the lock of this name from here on."""
-        return self._do(lambda: self._caches.of(_LOCKS).claim(name))
+        """Whether the caller holds the lock of this name from here on."""
+
+        def claim() -> bool:
+            # To the store all blocks of this engine are one holder.
+            taken = name not in self._claimed and self._caches.of(_LOCKS).claim(name)
+            if taken:
+                self._claimed.add(name)
+            return taken
+
+        return self._do(claim)
 
     def release(self, name: str) -> None:
-        self._do(lambda: self._caches.of(_LOCKS).release(name))
+        def release() -> None:
+            self._claimed.discard(name)
+            self._caches.of(_LOCKS).release(name)
+
+        self._do(release)
 
     def _do(self, work: Callable[[], Any]) -> Any:
         """What the work gives, done on the desk's thread."""

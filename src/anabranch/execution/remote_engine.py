@@ -403,9 +403,11 @@ class RemoteEngine:
         """What stands here for the transaction that a call's run has joined."""
         return late.RemoteAround(self)
 
-    def ask_transaction(self, words: AskTransaction | OpenBlock | EndBlock) -> Any:
-        """What one says; raises what it raises, or `UnpicklableError`."""
-        return self._ask(words, "What a transaction is given")
+    def ask_transaction(
+        self, words: AskTransaction | OpenBlock | EndBlock, what: str = "A transaction"
+    ) -> Any:
+        """What one says; raises what it raises, or `UnpicklableError`, which calls this `what`."""
+        return self._ask(words, what)
 
     def next_number(self) -> int:
         return next(self._numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,15 @@ def by_hand(path: Path) -> list[Any]:
     return given
 
 
+@task
+def in_turn(path: Path, store: ResultStore, number: int) -> None:
+    key = f"turn {number % 2}"
+    with transaction(key, store, isolation_level="serializable", overwrite=True):
+        note(path, f"{key} in")
+        time.sleep(0.02)
+        note(path, f"{key} out")
+
+
 class Transactions(ContractTests):
     def told(self, path: Path) -> list[str]:
         """What hooks noted, all in the flow's process."""
@@ -163,6 +173,13 @@ class Transactions(ContractTests):
         store, told = ResultStore(tmp_path / "store"), tmp_path / "told"
         assert self.in_flow(lambda: [once.submit(store, told).result() for _ in "ab"]) == [7, 7]
         assert notes(told) == ["computed"]
+
+    def test_serializable_blocks_keep_each_other_out(self, tmp_path: Path) -> None:
+        told, store = tmp_path / "told", ResultStore(tmp_path / "store")
+        self.in_flow(lambda: in_turn.map(told, store, range(8)).wait())
+        for key in ("turn 0", "turn 1"):
+            own = [line for line in notes(told) if line.startswith(key)]
+            assert own == [f"{key} in", f"{key} out"] * 4
 
     def test_transactions_that_tasks_commit_and_roll_back(self, tmp_path: Path) -> None:
         def body() -> Any:
