@@ -761,9 +761,9 @@ def test_values_that_cannot_travel_are_refused() -> None:
     def body() -> None:
         with transaction(commit_mode="off"):
             assert sets.submit("one", 1).result() == ("not above", None)
-        with pytest.raises(UnpicklableError, match=r"The value set under 'two' .*lock"):
-            with transaction():
-                sets.submit("two", threading.Lock)
+        unsent = pytest.raises(UnpicklableError, match=r"The value set under 'two' .*lock")
+        with unsent, transaction():
+            sets.submit("two", threading.Lock)
 
     on_one_process(body)
 
