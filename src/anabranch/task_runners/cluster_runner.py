@@ -178,17 +178,22 @@ class ClusterRunner(OpenRunnerBase):
         self._flying: dict[int, Flying] = {}
         self._outlived: dict[tuple[int, int], Flying] = {}  # earlier attempts, by key and attempt
         self._changing = threading.RLock()
+        self._ready: SimpleQueue[list[Sent] | None] = SimpleQueue()
         self._news: SimpleQueue[Any] = SimpleQueue()
         self._desks: dict[str, Desk] = {}
         self._remote: WeakSet[RemoteValue] = WeakSet()
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name="anabranch-cluster", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name="anabranch-cluster", daemon=True)
+            for work in (self._start_calls, self._work)
+        ]
 
     def work_on(self, cluster: Cluster) -> None:
         """Begin, with the engine's side."""
         self._cluster = cluster
         self._sending = Sending(cluster.reply_to, logger_levels())
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     # -- the port ---------------------------------------------------------------------------------
 
@@ -205,17 +210,53 @@ class ClusterRunner(OpenRunnerBase):
                     self._supersede(call.key)
                     self._flying[call.key] = Flying(call)
         if ready:
-            try:
-                for number, handle in enumerate(self._cluster.start(ready)):
-                    flying = self._flying.get(ready[number].call.key)
-                    if flying is not None and flying.call is ready[number].call:
-                        flying.handle = handle
-            except Exception as error:  # the cluster is gone, or refuses these
-                for sent in ready:
-                    self._flying.pop(sent.call.key, None)
-                    bad.append(_crashed(sent.call, error))
+            self._ready.put(ready)
         if bad:
             self._news.put(bad)
+
+    def _start_calls(self) -> None:
+        while self._start_what_is_there():
+            pass
+
+    def _start_what_is_there(self) -> bool:
+        """Start what is launched next, with all that has come meanwhile, which is cheaper; whether
+        there can be more."""
+        more = self._ready.get()
+        ready = more or []
+        try:
+            while more is not None and len(ready) < MOST_AT_ONCE:
+                more = self._ready.get_nowait()
+                ready += more or ()
+        except Empty:
+            pass
+        self._start([sent for sent in ready if self._wanted(sent.call) is not None])
+        return more is not None
+
+    def _start(self, ready: Sequence[Sent]) -> None:
+        if not ready:
+            return
+        unwanted: list[Flying] = []
+        try:
+            for number, handle in enumerate(self._cluster.start(ready)):
+                call = ready[number].call
+                flying = self._wanted(call)
+                if flying is not None:
+                    flying.handle = handle
+                elif handle is not None:
+                    unwanted.append(Flying(call, handle))
+        except Exception as error:  # the cluster is gone, or refuses these
+            for sent in ready:
+                self._flying.pop(sent.call.key, None)
+            self._news.put([_crashed(sent.call, error) for sent in ready])
+        if unwanted:
+            self._cluster.cancel(unwanted)
+
+    def _wanted(self, call: Call) -> Flying | None:
+        """What is known of a call, unless it was cancelled since it was launched."""
+        flying = self._flying.get(call.key)
+        if flying is None or flying.call is not call or flying.doomed_at is not None:
+            return None
+        return flying
 
     def _supersede(self, key: int) -> None:
         """The attempt before has not ended: it was told to, and may be at work for a while."""
@@ -254,11 +295,14 @@ class ClusterRunner(OpenRunnerBase):
 
     def close(self) -> None:
         """Bring values home that someone still has a future of, and let the cluster go."""
+        starting, working = self._threads
+        self._ready.put(None)
+        starting.join()
         self._end_what_is_left()
         self._bring_home()
         self._closing = True
         self._news.put(None)
-        self._thread.join()
+        working.join()
         for desk in self._desks.values():
             desk.close()
         self._cluster.close()
@@ -372,11 +416,11 @@ class ClusterRunner(OpenRunnerBase):
         flying = self._flying.get(key)
         if flying is None or flying.call.attempt != attempt:
             return
-        if frames > flying.frames and self._cluster.counts_frames and flying.overtaken_at is None:
-            flying.end, flying.overtaken_at, flying.worker = message, monotonic(), worker
-            return
-        if frames > flying.frames and flying.end is not None:
-            if monotonic() - (flying.overtaken_at or 0) < LATE_SECONDS:
+        untold = self._cluster.counts_frames and frames > flying.frames
+        if untold or (stays is not None and flying.handle is None):  # it is faster than its start
+            if flying.overtaken_at is None:
+                flying.end, flying.overtaken_at, flying.worker = message, monotonic(), worker
+            if monotonic() - flying.overtaken_at < LATE_SECONDS:
                 return
             logger.warning("Some of what %s told on its way has not come", flying.call.run_name)
         self._is_on(flying, worker)

@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import logging
 import uuid
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from threading import Lock
 from time import monotonic
@@ -164,14 +164,12 @@ class DaskCluster:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def start(self, calls: Sequence[Sent]) -> list[Any]:
-        handles: list[Any] = []
+    def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
         first = 0
         for number in range(1, len(calls) + 1):
             if number == len(calls) or calls[number].call.spec is not calls[first].call.spec:
-                handles += self._start_alike(calls[first:number])
+                yield from self._start_alike(calls[first:number])
                 first = number
-        return handles
 
     def _start_alike(self, calls: Sequence[Sent]) -> list[Any]:
         spec = calls[0].call.spec
