@@ -19,14 +19,9 @@ from anabranch.execution.portable import packed
 from anabranch.execution.remote_logs import packed_record
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, Outcome
 from anabranch.task_runners import RayTaskRunner
-from anabranch.task_runners.cluster_runner import (
-    RESTARTS,
-    ClusterRunner,
-    Flying,
-    Problem,
-    Reminders,
-    cluster_at_work,
-)
+from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_runner import RESTARTS, ClusterRunner, cluster_at_work
+from anabranch.task_runners.reminders import Reminders
 
 
 def nothing() -> None:
@@ -115,6 +110,12 @@ def started(runner: ClusterRunner, worker: str) -> None:
     runner.heard(worker, framed([(messages.STARTED, 1, 1)]), 1)
 
 
+def begun(runner: ClusterRunner) -> None:
+    """Its call has begun on "worker", and the runner knows."""
+    started(runner, "worker")
+    until(lambda: list(runner.running()), "its beginning")
+
+
 def test_a_call_whose_workers_die_without_end_is_given_up(
     runner: ClusterRunner, engine: Engine, inbox: Outcomes
 ) -> None:
@@ -153,8 +154,7 @@ def test_a_cancelled_call_that_says_nothing_has_not_begun(
 def test_a_call_that_does_not_stop_is_killed_once(
     runner: ClusterRunner, engine: Engine, inbox: Outcomes
 ) -> None:
-    started(runner, "worker")
-    until(lambda: list(runner.running()), "its beginning")
+    begun(runner)
     runner.cancel([1])
     until(lambda: engine.killed, "the kill")
     until(lambda: ("worker", messages.ABANDON) in engine.told, "the last word")
@@ -165,8 +165,7 @@ def test_a_call_that_does_not_stop_is_killed_once(
 def test_an_attempt_that_the_next_has_overtaken_is_ended(
     runner: ClusterRunner, engine: Engine, inbox: Outcomes
 ) -> None:
-    started(runner, "worker")
-    until(lambda: list(runner.running()), "its beginning")
+    begun(runner)
     runner.cancel([1])
     runner.launch([CALL._replace(attempt=2)])
     runner.heard("other", framed([(messages.STARTED, 1, 2)]), 1)
@@ -194,7 +193,7 @@ def test_reminders_wait_a_while_and_do_not_repeat_themselves(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("anabranch.task_runners.cluster_runner.monotonic", lambda: clock[0])
+    monkeypatch.setattr("anabranch.task_runners.reminders.monotonic", lambda: clock[0])
     reminders, said = Reminders(), list[int]()
     for clock[0] in (100.0, 101.9, 102.0, 103.0, 131.9, 132.0):
         reminders.say("it", "it waits")

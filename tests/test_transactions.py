@@ -775,11 +775,35 @@ def waits_in_a_block(path: Path) -> None:
         time.sleep(60)
 
 
-def test_a_timeout_in_a_block_undoes_it(tmp_path: Path) -> None:
+@task(timeout_seconds=3)
+async def waits_in_an_async_block(path: Path) -> None:
+    async with transaction():
+        await leaves_a_trace.submit(path)
+        await asyncio.sleep(60)
+
+
+@task(timeout_seconds=3)
+async def waits_at_the_end_of_an_async_block(path: Path) -> None:
+    async with transaction():
+        await leaves_a_trace.submit(path)
+        waits_in_vain.submit()
+
+
+@task
+def waits_in_vain() -> None:
+    time.sleep(60)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [waits_in_a_block, waits_in_an_async_block, waits_at_the_end_of_an_async_block],
+    ids=["sync", "async", "at the end"],
+)
+def test_a_timeout_in_a_block_undoes_it(tmp_path: Path, waits: Any) -> None:
     path = tmp_path / "notes"
 
     def body() -> str:
-        future = waits_in_a_block.submit(path)
+        future = waits.submit(path)
         future.wait()
         return future.state.name
 

@@ -1,7 +1,7 @@
 """Transactions that code on workers opens, and what it asks of others: here, in the flow's process."""
 
 # pyright: reportPrivateUsage=false
-# The blocks of `transactions.py` are entered and left piece by piece.
+# The blocks of `local_transactions.py` are entered and left piece by piece.
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from anabranch.context import RunContext, current
 from anabranch.errors import CrashedRun
 from anabranch.execution.calls import Call
 from anabranch.execution.requests import EndBlock, OpenBlock
+from anabranch.local_transactions import LocalBlock
 from anabranch.transaction_members import Transaction
-from anabranch.transactions import LocalBlock
 
 QUICK = frozenset({"get", "set", "stage", "state", "parent"})
 """Methods that neither call hooks nor read storage."""

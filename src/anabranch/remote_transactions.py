@@ -10,7 +10,7 @@ from typing import Any
 from anabranch.context import current, current_context
 from anabranch.errors import TransactionError
 from anabranch.execution.calls import Hook
-from anabranch.execution.remote_engine import RemoteEngine, place_of
+from anabranch.execution.remote_engine import RemoteEngine, place_of, tags_around
 from anabranch.execution.requests import AskTransaction, EndBlock, OpenBlock, Place
 from anabranch.transaction_members import (
     NOTHING,
@@ -140,7 +140,8 @@ class RemoteBlock(RemoteTransaction, TransactionBlock):
             raise TransactionError("A block can be entered once", "Call transaction() for another.")
         self._entered = True
         context = current_context()
-        return OpenBlock(self._number, self._options, place_of(context.transaction), context.tags)
+        about = context.tags, tags_around(context), place_of(context.transaction)
+        return OpenBlock(self._number, self._options, *about)
 
     def _ending(self, error: BaseException | None) -> EndBlock:
         cut = error is not None and not isinstance(error, Exception)

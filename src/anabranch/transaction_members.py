@@ -24,6 +24,21 @@ Run = TaskFuture[Any]
 NOTHING: Final = object()
 
 
+class CommitMode(Enum):
+    """When a transaction commits: at its own end, with the one around it, or when it is told to."""
+
+    EAGER = "eager"
+    LAZY = "lazy"
+    OFF = "off"
+
+
+class IsolationLevel(Enum):
+    """Whether others may be in a block of the same key meanwhile."""
+
+    READ_COMMITTED = "read-committed"
+    SERIALIZABLE = "serializable"
+
+
 class TransactionState(Enum):
     """How far a transaction has come."""
 

@@ -107,16 +107,7 @@ class EngineDesk:
         number, data = number_of(request)
         try:
             words = loads(data, self.engine)
-            if isinstance(words, AskLimits):
-                self._ask_limits(number, words)
-                return
-            if isinstance(words, AskTransaction | OpenBlock | EndBlock):
-                self._on_transaction(call, number, words)
-                return
-            if isinstance(words, Fetch):
-                args = number, words.future
-                name = "anabranch-fetch"
-                threading.Thread(target=self._fetch, args=args, name=name, daemon=True).start()
+            if self._answers_later(call, number, words):
                 return
             answer = self._answer(call, words)
         except Exception as error:
@@ -128,6 +119,28 @@ class EngineDesk:
         if number:
             self.tell(Answer(number, answer))
         self._watch(runs)  # not before the worker knows them
+
+    def _answers_later(self, call: Call, number: int, words: Any) -> bool:
+        """Whether this is something that others are not to wait for; then it is begun."""
+        engine, then = self.engine, partial(self._reply, number)
+        match words:
+            case AskLimits():  # the store is asked
+                engine.limits.when_asked(words.fn, words.args, then)
+            case Fetch():  # where a lost value is made again, its task may ask here
+                args = words.future, then
+                name = "anabranch-fetch"
+                threading.Thread(target=_fetch, args=args, name=name, daemon=True).start()
+            case OpenBlock():
+                self._has_blocks = True
+                engine.lent_blocks.open(self, call, self._context_of(call, words), words, then)
+            case EndBlock():
+                engine.lent_blocks.end(self, words, then)
+            case AskTransaction():
+                transaction = self._transaction(call, words.place)
+                engine.lent_blocks.ask(transaction, words.method, words.args, then)
+            case _:
+                return False
+        return True
 
     def _answer(self, call: Call, words: Any) -> Any:
         engine = self.engine
@@ -214,10 +227,6 @@ class EngineDesk:
         if taken is not None:
             self.engine.limits.give_slots(taken)
 
-    def _ask_limits(self, number: int, words: AskLimits) -> None:
-        """Answered once the store was asked, which must not hold up others here."""
-        self.engine.limits.when_asked(words.fn, words.args, partial(self._reply, number))
-
     def _reply(self, number: int, value: Any, error: BaseException | None) -> None:
         """Answer later than others that were asked after."""
         try:
@@ -227,22 +236,6 @@ class EngineDesk:
         except Exception as unsent:  # the value cannot travel
             error = unsent
         self.tell(Refusal(number, portable_exception(error)))
-
-    def _on_transaction(
-        self, call: Call, number: int, words: AskTransaction | OpenBlock | EndBlock
-    ) -> None:
-        lent, then = self.engine.lent_blocks, partial(self._reply, number)
-        if isinstance(words, AskTransaction):
-            lent.ask(self._transaction(call, words.place), words.method, words.args, then)
-        elif isinstance(words, EndBlock):
-            lent.end(self, words, then)
-        else:
-            self._has_blocks = True
-            context = TaskRunContext(call)
-            context.tags = words.tags
-            if words.within is not None:
-                context.transaction = self._transaction(call, words.within)
-            lent.open(self, call, context, words, then)
 
     def _transaction(self, call: Call, place: Place) -> Any:
         kind, which = place
@@ -254,8 +247,8 @@ class EngineDesk:
         scope = call.scope if shared is None else shared.scope
         return scope.transaction.share_of(which)
 
-    def _context_of(self, call: Call, words: Submit | Carry) -> RunContext:
-        """That of the submitting code, which may stand in a run that the call carries."""
+    def _context_of(self, call: Call, words: Submit | Carry | OpenBlock) -> RunContext:
+        """That of the asking code, which may stand in a run that the call carries."""
         at = call
         if words.around != call.scope.tags:
             at = call._replace(scope=replace(call.scope, tags=words.around))
@@ -264,15 +257,6 @@ class EngineDesk:
         if words.within is not None:
             context.transaction = self._transaction(call, words.within)
         return context
-
-    def _fetch(self, number: int, future: Run) -> None:
-        """On a thread of its own: where a lost value is made again, its task may ask here."""
-        try:
-            value = future._settled_result()
-        except Exception as error:
-            self._reply(number, None, error)
-        else:
-            self._reply(number, value, None)
 
     def _task(self, data: bytes) -> Any:
         task = self._tasks.get(data)
@@ -363,6 +347,15 @@ def _submitted(runs: Sequence[Run], attempt: int | None) -> Submitted:
     shared: Any = runs[0]._shared
     scope = shared.scope
     return Submitted(scope.prefix, scope.first_key, scope.first_index, scope.map_id, attempt)
+
+
+def _fetch(future: Run, then: Callable[[Any, BaseException | None], object]) -> None:
+    try:
+        value = future._settled_result()
+    except Exception as error:
+        then(None, error)
+    else:
+        then(value, None)
 
 
 def _lost(run: Run, at: float) -> Outcome:

@@ -113,6 +113,10 @@ class TaskSpec:
 def source_of(fn: Callable[..., Any]) -> bytes:
     """What stands for a function's source, with the values that it closes over unless these have
     no identity or are too many to look at each time a run begins; empty where nothing can."""
+    return _source_with_all(fn) or _source_with_all(_with_nothing_closed_over(fn))
+
+
+def _source_with_all(fn: Callable[..., Any]) -> bytes:
     left = _MOST_CLOSED_OVER
 
     def counted(value: object) -> None:
@@ -121,16 +125,16 @@ def source_of(fn: Callable[..., Any]) -> bytes:
         if left < 0:
             raise Unencodable(value, "it is one of too many")
 
-    for given in (lambda: fn, lambda: _with_nothing_closed_over(fn)):
-        try:
-            return source_digest(given(), counted, bytecode=True)
-        except Exception:  # what it closes over has code of its own
-            left = _MOST_CLOSED_OVER
-    return b""
+    try:
+        return source_digest(fn, counted, bytecode=True)
+    except Exception:  # what it closes over has code of its own
+        return b""
 
 
 def _with_nothing_closed_over(fn: Any) -> Callable[..., Any]:
     plain = inspect.unwrap(fn)
+    if not isinstance(plain, FunctionType):
+        return fn
     cells = tuple(CellType() for _ in plain.__code__.co_freevars)
     return FunctionType(plain.__code__, plain.__globals__, plain.__name__, None, cells)
 

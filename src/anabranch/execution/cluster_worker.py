@@ -32,7 +32,8 @@ from anabranch.execution.measuring import STAYS_FROM, measured
 from anabranch.execution.messages import Message, framed, unframed
 from anabranch.execution.pickling import loads
 from anabranch.execution.portable import packed
-from anabranch.execution.remote_engine import FlowStandIn, RemoteEngine
+from anabranch.execution.remote_engine import RemoteEngine
+from anabranch.execution.remote_runs import FlowStandIn
 from anabranch.execution.run import drive_alone, failure, run_call
 from anabranch.execution.task_logs import listen_to_calls, note_levels
 from anabranch.logging import prints_logged

@@ -14,7 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from functools import partial
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -22,15 +22,15 @@ from weakref import WeakValueDictionary
 from anabranch import late
 from anabranch.clock import SystemClock
 from anabranch.context import RunContext, TaskRunContext, current_context
-from anabranch.dependencies import find_blockers, resolve
+from anabranch.dependencies import find_blockers
 from anabranch.errors import ForeignFutureError, UnsupportedOptionError
 from anabranch.events import ArtifactChanged, ArtifactMade
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.deadlocks import refuse_deadlock
-from anabranch.execution.names import default_name
 from anabranch.execution.pickling import dumps, loads
 from anabranch.execution.portable import packed, received_exception, unpacked
 from anabranch.execution.remote_limits import RemoteLimits
+from anabranch.execution.remote_runs import ELSEWHERE, Carried, Mirror
 from anabranch.execution.requests import (
     AddCallback,
     Answer,
@@ -60,7 +60,7 @@ from anabranch.execution.run import failure, run_call
 from anabranch.futures import Done, Links, TaskFuture, until_settled
 from anabranch.identities import inputs_digest
 from anabranch.outcomes import SETTLED, Away, Outcome
-from anabranch.runs import FlowRun, TaskRun, run_id
+from anabranch.runs import FlowRun, TaskRun
 from anabranch.waiting import Waiter
 
 TASKS_KEPT = 1_000
@@ -81,87 +81,6 @@ class Line(Protocol):
     def wait(self, waiter: Waiter, timeout: float | None) -> bool:
         """The same while this thread waits, at most `timeout` seconds; whether the waiter is done."""
         ...
-
-
-class Mirror:
-    """What futures of one submission share on a worker; see `futures.Shared`."""
-
-    __slots__ = ("first_index", "first_key", "home", "name", "prefix", "runner")
-
-    def __init__(
-        self,
-        home: RemoteEngine,
-        prefix: int,
-        runner: Any,
-        name: str | None = None,
-        first_key: int = 0,
-        first_index: int = 0,
-    ) -> None:
-        self.home = home
-        self.prefix = prefix
-        self.runner = runner
-        self.name = name  # of the task, where the runs' names are made of that
-        self.first_key = first_key
-        self.first_index = first_index
-
-    def id_of(self, future: Run) -> str:
-        return run_id(self.prefix, future._key)
-
-    def name_of(self, future: Run) -> str:
-        if self.name is not None:
-            return default_name(self.name, self.first_index + future._key - self.first_key)
-        return self.home.describe(future)[0].name
-
-    def task_run(self, future: Run) -> TaskRun:
-        return self.home.describe(future)[0]
-
-
-class Elsewhere:
-    """Stands for the runner of a run that some other worker carries."""
-
-    capabilities: Any = None
-
-    def runs_on(self, loop: Any) -> bool:
-        return False
-
-
-ELSEWHERE = Elsewhere()
-
-
-class FlowStandIn:
-    """What tasks on a worker know the flow run by; see `engine.submission.OpenFlow`."""
-
-    parent = None
-    runner = ELSEWHERE
-
-    def __init__(self, flow_run: FlowRun | None, log_prints: bool) -> None:
-        self.flow_run = flow_run
-        self.log_prints = log_prints
-        self.name = "no flow" if flow_run is None else flow_run.name
-
-
-class Carried:
-    """A run that this worker carries itself: what it is called with, and how it last ended."""
-
-    __slots__ = ("args", "context", "future", "kwargs", "outcome", "runner", "scope", "spec")
-
-    def __init__(self, spec: TaskSpec, runner: Any, args: Any, kwargs: Any, context: Context):
-        self.spec = spec
-        self.runner = runner
-        self.args = args
-        self.kwargs = kwargs
-        self.context = context
-        self.future: Run | None = None
-        self.scope: Scope | None = None
-        self.outcome: Outcome | None = None
-
-    def call(self, attempt: int) -> Call:
-        """The call of an attempt, its futures replaced; raises what that raises."""
-        assert self.future is not None and self.scope is not None  # known since it was taken
-        args, kwargs = resolve(self.args), resolve(self.kwargs)
-        key = self.future._key
-        name = self.spec.name_for(args, kwargs)
-        return Call(key, attempt, self.spec, self.scope, args, kwargs, name, self.context)
 
 
 class Pending:
@@ -232,7 +151,7 @@ class RemoteEngine:
                 wait_for,
                 mapped,
                 context.tags,
-                _tags_around(context),
+                tags_around(context),
                 place_of(context.transaction),
             ),
             f"The arguments of {spec.name}",
@@ -282,7 +201,7 @@ class RemoteEngine:
                 spec.name,
                 list(blockers.items()),
                 context.tags,
-                _tags_around(context),
+                tags_around(context),
                 digest,
                 place_of(context.transaction),
             ),
@@ -562,7 +481,7 @@ def place_of(transaction: Any) -> Place | None:
     return None if transaction is None else transaction.place
 
 
-def _tags_around(context: RunContext) -> frozenset[str]:
+def tags_around(context: RunContext) -> frozenset[str]:
     """Those of the task run itself, without what `tags` adds inside it."""
     return context.call.scope.tags if isinstance(context, TaskRunContext) else frozenset()
 

@@ -151,8 +151,9 @@ class OpenBlock(NamedTuple):
 
     number: int
     options: Mapping[str, Any]
-    within: Place | None
     tags: frozenset[str]
+    around: frozenset[str]
+    within: Place | None
 
 
 class EndBlock(NamedTuple):

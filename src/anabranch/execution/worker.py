@@ -27,8 +27,9 @@ from anabranch.execution.interrupts import raise_in_thread
 from anabranch.execution.messages import FrameReader, Message, pack
 from anabranch.execution.pickling import loads
 from anabranch.execution.portable import packed
-from anabranch.execution.remote_engine import FlowStandIn, RemoteEngine
+from anabranch.execution.remote_engine import RemoteEngine
 from anabranch.execution.remote_logs import forward_logs
+from anabranch.execution.remote_runs import FlowStandIn
 from anabranch.execution.run import failure, run_call
 from anabranch.logging import prints_logged
 from anabranch.outcomes import Outcome

@@ -11,10 +11,9 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 from anabranch.errors import AnabranchError, CrashedRun, LostResultError
@@ -26,6 +25,8 @@ from anabranch.execution.portable import unpacked
 from anabranch.execution.remote_logs import handle_remote, logger_levels
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, Away, Outcome, RemoteValue
 from anabranch.task_runners.base import Capabilities, Desk, Inbox, OpenRunnerBase
+from anabranch.task_runners.cluster_port import Cluster, Flying
+from anabranch.task_runners.gathering import MOST_AT_ONCE, Gathering
 from anabranch.task_runners.thread_pool import not_begun
 
 logger = logging.getLogger("anabranch.runs")
@@ -37,89 +38,10 @@ LATE_SECONDS = 10.0
 """A call that has ended by what the engine says, and is not heard of for so long, is lost."""
 HOME_BYTES = 1 << 28
 """Values of so many bytes in all are brought here from a cluster that is let go."""
-MOST_AT_ONCE = 1_000
 RESTARTS = 5
 """An engine that starts a call anew more often, since its workers die, would do so for ever."""
-SAY_SECONDS = 2.0
-SAY_AGAIN_SECONDS = 30.0
 KILL_SECONDS = 1.0
 """From the first way to stop a call to the last."""
-
-
-@dataclass(slots=True, eq=False)
-class Flying:
-    """A call that is out. `handle` is the engine's own for it and its value."""
-
-    call: Call
-    handle: Any = None
-    worker: str | None = None
-    began: float | None = None  # monotonic
-    began_at: float = 0.0
-    frames: int = 0
-    restarts: int = 0
-    waits: bool = False
-    doomed_at: float | None = None
-    abandoned: bool = False
-    end: Any = None  # the message, where it overtook others of the call
-    overtaken_at: float | None = None
-
-
-class Problem(NamedTuple):
-    """Why a call cannot go on by what the engine says; `lost` where its worker died."""
-
-    key: int
-    attempt: int
-    error: BaseException
-    lost: bool
-
-
-class Cluster(Protocol):
-    """What a runner asks of an engine that distributes; callable from any thread."""
-
-    reply_to: Any
-    """Where the engine's workers find this flow; travels with each template."""
-    counts_frames: bool
-    """Whether a call's end can overtake what was told before it."""
-
-    def start(self, calls: Sequence[Sent]) -> Iterable[Any]:
-        """Take these calls to workers; a handle for each, in this order."""
-        ...
-
-    def cancel(self, flying: Sequence[Flying]) -> None:
-        """Let those not begin that have not begun."""
-        ...
-
-    def kill(self, flying: Flying) -> None:
-        """End one that has begun and that its worker could not end, if the engine can."""
-        ...
-
-    def tell(self, worker: str, frame: bytes) -> None:
-        """Have a worker take a frame, in order."""
-        ...
-
-    def fetch(self, handle: Any) -> Any:
-        """The value behind a handle, here."""
-        ...
-
-    def waits(self, flying: Flying) -> None:
-        """A call has begun to wait for others, or waits no more."""
-        ...
-
-    def ended(self, flying: Flying) -> None:
-        """A call is out no more."""
-        ...
-
-    def is_gone(self, worker: str) -> None:
-        """A call of this worker has begun elsewhere."""
-        ...
-
-    def look(self, flying: Iterable[Flying]) -> list[Problem]:
-        """What has become of calls that are out; asked each `TICK_SECONDS`."""
-        ...
-
-    def close(self) -> None:
-        """Let all go."""
-        ...
 
 
 class Heard(NamedTuple):
@@ -150,24 +72,6 @@ def cluster_at_work(
         runner.close()
 
 
-class Reminders:
-    """Says why something waits: after a while, and again from time to time."""
-
-    def __init__(self) -> None:
-        self._next: dict[str, float] = {}
-
-    def say(self, about: str, told: str) -> None:
-        """Say this, if `about` has been so for a while."""
-        now = monotonic()
-        if now >= self._next.setdefault(about, now + SAY_SECONDS):
-            self._next[about] = now + SAY_AGAIN_SECONDS
-            logger.warning("%s", told)
-
-    def settle(self, about: str) -> None:
-        """It is so no more."""
-        self._next.pop(about, None)
-
-
 class ClusterRunner(OpenRunnerBase):
     """Calls on the workers of a cluster."""
 
@@ -178,22 +82,18 @@ class ClusterRunner(OpenRunnerBase):
         self._flying: dict[int, Flying] = {}
         self._outlived: dict[tuple[int, int], Flying] = {}  # earlier attempts, by key and attempt
         self._changing = threading.RLock()
-        self._ready: SimpleQueue[list[Sent] | None] = SimpleQueue()
         self._news: SimpleQueue[Any] = SimpleQueue()
         self._desks: dict[str, Desk] = {}
         self._remote: WeakSet[RemoteValue] = WeakSet()
         self._closing = False
-        self._threads = [
-            threading.Thread(target=work, name="anabranch-cluster", daemon=True)
-            for work in (self._start_calls, self._work)
-        ]
+        self._thread = threading.Thread(target=self._work, name="anabranch-cluster", daemon=True)
 
     def work_on(self, cluster: Cluster) -> None:
         """Begin, with the engine's side."""
         self._cluster = cluster
         self._sending = Sending(cluster.reply_to, logger_levels())
-        for thread in self._threads:
-            thread.start()
+        self._starts = Gathering(self._start, "anabranch-starts")
+        self._thread.start()
 
     # -- the port ---------------------------------------------------------------------------------
 
@@ -210,31 +110,12 @@ class ClusterRunner(OpenRunnerBase):
                     self._supersede(call.key)
                     self._flying[call.key] = Flying(call)
         if ready:
-            self._ready.put(ready)
+            self._starts.put(ready)
         if bad:
             self._news.put(bad)
 
-    def _start_calls(self) -> None:
-        while self._start_what_is_there():
-            pass
-
-    def _start_what_is_there(self) -> bool:
-        """Start what is launched next, with all that has come meanwhile, which is cheaper; whether
-        there can be more."""
-        more = self._ready.get()
-        ready = more or []
-        try:
-            while more is not None and len(ready) < MOST_AT_ONCE:
-                more = self._ready.get_nowait()
-                ready += more or ()
-        except Empty:
-            pass
-        self._start([sent for sent in ready if self._wanted(sent.call) is not None])
-        return more is not None
-
-    def _start(self, ready: Sequence[Sent]) -> None:
-        if not ready:
-            return
+    def _start(self, launched: list[Sent]) -> None:
+        ready = [sent for sent in launched if self._wanted(sent.call) is not None]
         unwanted: list[Flying] = []
         try:
             for number, handle in enumerate(self._cluster.start(ready)):
@@ -245,11 +126,15 @@ class ClusterRunner(OpenRunnerBase):
                 elif handle is not None:
                     unwanted.append(Flying(call, handle))
         except Exception as error:  # the cluster is gone, or refuses these
-            for sent in ready:
-                self._flying.pop(sent.call.key, None)
-            self._news.put([_crashed(sent.call, error) for sent in ready])
+            calls = [sent.call for sent in ready if self._wanted(sent.call) is not None]
+            for call in calls:
+                self._flying.pop(call.key, None)
+            self._news.put([_crashed(call, error) for call in calls])
         if unwanted:
-            self._cluster.cancel(unwanted)
+            try:
+                self._cluster.cancel(unwanted)
+            except Exception as error:  # this thread may not end before the flow does
+                logger.debug("Calls that nobody wants could not be cancelled: %s", error)
 
     def _wanted(self, call: Call) -> Flying | None:
         """What is known of a call, unless it was cancelled since it was launched."""
@@ -295,14 +180,12 @@ class ClusterRunner(OpenRunnerBase):
 
     def close(self) -> None:
         """Bring values home that someone still has a future of, and let the cluster go."""
-        starting, working = self._threads
-        self._ready.put(None)
-        starting.join()
+        self._starts.close()
         self._end_what_is_left()
         self._bring_home()
         self._closing = True
         self._news.put(None)
-        working.join()
+        self._thread.join()
         for desk in self._desks.values():
             desk.close()
         self._cluster.close()
@@ -552,4 +435,4 @@ def _crashed(
     )
 
 
-__all__ = ["Cluster", "ClusterRunner", "Flying", "Problem", "Reminders", "cluster_at_work"]
+__all__ = ["ClusterRunner", "cluster_at_work"]

@@ -20,10 +20,12 @@ from distributed.comm.addressing import get_address_host_port
 from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
-from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem, Reminders
+from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_runner import ClusterRunner
 from anabranch.task_runners.dask_local import LocalDask
 from anabranch.task_runners.dask_versions import refuse_versions
 from anabranch.task_runners.dask_worker import carry_out
+from anabranch.task_runners.reminders import Reminders
 
 if TYPE_CHECKING:
     from anabranch.task_runners.dask import DaskTaskRunner
@@ -140,7 +142,7 @@ def _report(client: Any, path: str) -> Generator[None]:
 
 
 class DaskCluster:
-    """See `cluster_runner.Cluster`; a handle is a Dask future."""
+    """See `cluster_port.Cluster`; a handle is a Dask future."""
 
     counts_frames = False  # Dask's events keep their order
 

@@ -20,7 +20,8 @@ from anabranch.execution.messages import framed, joined, parted
 from anabranch.execution.pickling import PROTOCOL
 from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
-from anabranch.task_runners.cluster_runner import ClusterRunner, Flying, Problem
+from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_runner import ClusterRunner
 from anabranch.task_runners.ray_connection import Connection, Office, brief
 from anabranch.task_runners.ray_mailbox import Broke, EndedOnSeat, Given, Leave, Offered, PostOffice
 from anabranch.task_runners.ray_returns import Returns
@@ -47,7 +48,7 @@ _LOST = (
 
 
 class RayCluster:
-    """See `cluster_runner.Cluster`; a handle is a reference to a call's value."""
+    """See `cluster_port.Cluster`; a handle is a reference to a call's value."""
 
     counts_frames = True  # a task's return and what it told before come by different ways
 

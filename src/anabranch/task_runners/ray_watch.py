@@ -7,10 +7,10 @@ from collections.abc import Collection
 from time import monotonic
 
 from anabranch.errors import ClusterConnectionError
-from anabranch.task_runners.cluster_runner import Reminders
 from anabranch.task_runners.ray_addresses import reach
 from anabranch.task_runners.ray_connection import Connection
 from anabranch.task_runners.ray_seats import Asks
+from anabranch.task_runners.reminders import Reminders
 
 LOOK_SECONDS = 1.0
 GONE_SECONDS = 4.0
