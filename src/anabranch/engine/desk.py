@@ -345,8 +345,9 @@ def _submitted(runs: Sequence[Run], attempt: int | None) -> Submitted:
     if not runs:
         return Submitted(0, 0, 0, None, attempt)
     shared: Any = runs[0]._shared
-    scope = shared.scope
-    return Submitted(scope.prefix, scope.first_key, scope.first_index, scope.map_id, attempt)
+    scope, first = shared.scope, runs[0]._key
+    index = scope.first_index - scope.first_key + first
+    return Submitted(scope.prefix, first, index, scope.map_id, attempt)
 
 
 def _fetch(future: Run, then: Callable[[Any, BaseException | None], object]) -> None:

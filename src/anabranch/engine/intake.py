@@ -47,6 +47,7 @@ class Intake:
         self._engine = engine
         self._next_key = 1
         self._next_index: dict[str, int] = {}
+        self._last: Submission | None = None  # of a single call, which the next may go on with
         self.tallies: dict[str, Tally] = {}
 
     def submit(
@@ -77,11 +78,18 @@ class Intake:
         if spec.special and runner is None and spec not in open_flow.accepted:
             refuse_unsupported(spec.name, spec.resources, spec.priority, carrier)
             open_flow.accepted.add(spec)
-        submission = self._submission(
-            spec, len(inputs), kwargs, kwargs_each, mapped, carrier, open_flow, context, visible
-        )
-        submission.digest = digest
-        first = submission.scope.first_key
+        first, index, tally = self._numbers(spec, len(inputs), open_flow, visible)
+        submission = None
+        alone = len(inputs) == 1 and not (kwargs or kwargs_each or wait_for or mapped or digest)
+        if alone and self._last is not None:
+            submission = self._last.going_on(spec, carrier, context, index - first)
+        if submission is None:
+            submission = self._submission(
+                spec, (first, index), kwargs, kwargs_each, mapped, carrier, context, tally, visible
+            )
+            submission.digest = digest
+            if alone and visible:
+                self._last = submission
         if (
             len(inputs) == 1
             and not (wait_for or kwargs_each or submission.recorded or submission.limits)
@@ -94,7 +102,7 @@ class Intake:
             self._take_plain(submission, run)
             runs = [run]
         else:
-            runs = self._submit_all(submission, inputs, wait_for)
+            runs = self._submit_all(submission, first, inputs, wait_for)
         if context.transaction is not None:
             context.transaction.join(runs)
         if self._engine.told is not None and self._engine.told.pending is not None:
@@ -125,9 +133,12 @@ class Intake:
             return self._next_key - 1
 
     def _submit_all(
-        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], wait_for: Iterable[Any]
+        self,
+        submission: Submission,
+        first: int,
+        inputs: Sequence[tuple[Any, ...]],
+        wait_for: Iterable[Any],
     ) -> list[Run]:
-        first = submission.scope.first_key
         common = self._common_search(submission, wait_for)
         runs: list[Run] = []
         for start in range(0, len(inputs), CHUNK):
@@ -139,21 +150,10 @@ class Intake:
             self._submit_chunk(submission, chunk, common)
         return runs
 
-    def _submission(
-        self,
-        spec: TaskSpec,
-        count: int,
-        kwargs: Mapping[str, Any],
-        kwargs_each: Sequence[Mapping[str, Any]] | None,
-        mapped: bool,
-        runner: OpenRunner,
-        open_flow: OpenFlow,
-        context: RunContext,
-        visible: bool,
-    ) -> Submission:
-        log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
-        if log_prints:
-            self._engine.log_prints()
+    def _numbers(
+        self, spec: TaskSpec, count: int, open_flow: OpenFlow, visible: bool
+    ) -> tuple[int, int, Tally]:
+        """The first key and the first number of so many runs of a task, and what counts them."""
         with self._engine._lock:
             if self._engine.taken_over is not None:
                 raise CancelledRun(self._engine.taken_over)
@@ -164,6 +164,24 @@ class Intake:
             index = self._next_index.get(spec.name, 0)
             self._next_index[spec.name] = index + count
             tally = self._tally(spec) if visible else Tally(spec.name)
+        return key, index, tally
+
+    def _submission(
+        self,
+        spec: TaskSpec,
+        first: tuple[int, int],
+        kwargs: Mapping[str, Any],
+        kwargs_each: Sequence[Mapping[str, Any]] | None,
+        mapped: bool,
+        runner: OpenRunner,
+        context: RunContext,
+        tally: Tally,
+        visible: bool,
+    ) -> Submission:
+        open_flow: OpenFlow = context.open_flow
+        log_prints = open_flow.log_prints if spec.log_prints is None else spec.log_prints
+        if log_prints:
+            self._engine.log_prints()
         scope = Scope(
             self._engine,
             open_flow,
@@ -172,8 +190,7 @@ class Intake:
             context.tags | spec.tags if spec.tags else context.tags,
             log_prints,
             self._engine.prefix,
-            key,
-            index,
+            *first,
             str(uuid.uuid4()) if mapped else None,
             self._engine.keep if visible else None,
             context.transaction,
@@ -185,7 +202,7 @@ class Intake:
             self._engine,
             spec,
             scope,
-            open_flow,
+            context,
             runner,
             kwargs,
             kwargs_each,

@@ -8,10 +8,12 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import Context
+from contextvars import Context, copy_context
 from itertools import count
+from operator import is_
 from typing import Any
 
+from anabranch.context import RunContext
 from anabranch.engine.admission import Admission
 from anabranch.engine.tracker import Group, Tally
 from anabranch.execution.calls import Call, Scope, TaskSpec, make_task_run
@@ -88,6 +90,15 @@ def _admission(runner: OpenRunner | None, parent: OpenFlow | None) -> Admission 
     return None if resources is None else Admission(resources)
 
 
+def _hold_the_same(context: Context, other: Context) -> bool:
+    """Whether all context variables have the very same values."""
+    return (
+        len(context) == len(other)
+        and all(map(is_, context.values(), other.values()))
+        and all(map(is_, context, other))
+    )
+
+
 class Submission:
     """Shared by its futures; see `futures.Shared`.
 
@@ -100,6 +111,7 @@ class Submission:
         "admission",
         "context",
         "digest",
+        "from_where",
         "group",
         "home",
         "kwargs",
@@ -120,7 +132,7 @@ class Submission:
         home: Home,
         spec: TaskSpec,
         scope: Scope,
-        open_flow: OpenFlow,
+        from_where: RunContext,
         runner: OpenRunner,
         kwargs: Mapping[str, Any],
         kwargs_each: Sequence[Mapping[str, Any]] | None,
@@ -134,6 +146,8 @@ class Submission:
         self.limits = limits
         self.special = spec.special or bool(limits)  # whether a completed run owes more
         self.scope = scope
+        self.from_where = from_where
+        open_flow: OpenFlow = scope.open_flow
         self.group = open_flow.group
         self.admission = open_flow.admission
         self.recorded = open_flow.recorded if visible else None
@@ -145,6 +159,24 @@ class Submission:
         self.visible = visible
         self.wait_for: tuple[Any, ...] = ()
         self.digest: bytes | None = None  # of the inputs of a single call, where they are elsewhere
+
+    def going_on(
+        self, spec: TaskSpec, runner: OpenRunner, from_where: RunContext, offset: int
+    ) -> Submission | None:
+        """This, if it can be that of one more call too, as in a loop that submits: few objects stay
+        then of each call. `offset` is from the call's key to its number."""
+        scope = self.scope
+        if (
+            self.spec is spec
+            and self.from_where is from_where
+            and self.runner is runner
+            and scope.first_index - scope.first_key == offset
+            and not scope.tags  # whose limits may change
+            and self.recorded is scope.open_flow.recorded
+            and _hold_the_same(copy_context(), self.context)
+        ):
+            return self
+        return None
 
     def kwargs_of(self, run: TaskFuture[Any]) -> Mapping[str, Any]:
         if self.kwargs_each is None:

@@ -9,16 +9,18 @@ import logging
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
-from dask.task_spec import List, Task, TaskRef
+from dask.task_spec import TaskRef
 from distributed import Client, KilledWorker, performance_report
 from distributed.comm.addressing import get_address_host_port
 
 from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
 from anabranch.execution import cluster_worker
+from anabranch.execution.calls import Call
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.task_runners.cluster_port import Flying, Problem
 from anabranch.task_runners.cluster_runner import ClusterRunner
@@ -167,31 +169,33 @@ class DaskCluster:
     # -- calls ------------------------------------------------------------------------------------
 
     def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
-        first = 0
-        for number in range(1, len(calls) + 1):
-            if number == len(calls) or calls[number].call.spec is not calls[first].call.spec:
-                yield from self._start_alike(calls[first:number])
-                first = number
+        for _, alike in groupby(calls, _shape):
+            yield from self._start_alike(list(alike))
 
     def _start_alike(self, calls: Sequence[Sent]) -> list[Any]:
-        spec = calls[0].call.spec
-        graph: dict[Any, Task] = {}
-        for sent in calls:
-            call = sent.call
-            key = (f"{spec.name}-{self._label}-{call.attempt}", call.key)
-            template = TaskRef(self._share(sent.template))
-            constants = None if sent.constants is None else TaskRef(self._share(sent.constants))
-            held: list[Any] = [value.handle for value in sent.values]
-            values = List(*(TaskRef(handle.key) for handle in held))
-            graph[key] = Task(key, carry_out, template, sent.data, constants, values)
-        futures: list[Any] = self.client.get(
-            graph,
-            list(graph),
-            sync=False,
+        """One `map` of Dask's: the scheduler makes the tasks, in the order in which they stand."""
+        spec, count = calls[0].call.spec, len(calls)
+        template, constants = calls[0].template, calls[0].constants
+        columns: list[Sequence[Any]] = [
+            [TaskRef(self._share(template))] * count,
+            [sent.data for sent in calls],
+        ]
+        if constants is not None or calls[0].values:
+            columns.append([None if constants is None else TaskRef(self._share(constants))] * count)
+            refs = ([TaskRef(value.handle.key) for value in sent.values] for sent in calls)
+            columns += zip(*refs, strict=True)
+        futures: list[Any] = self.client.map(
+            carry_out,
+            *columns,
+            key=[self._key(sent.call) for sent in calls],
+            pure=False,
             resources=dict(spec.resources) or None,
             priority=spec.priority,
         )
         return futures
+
+    def _key(self, call: Call) -> tuple[str, int]:
+        return (f"{call.spec.name}-{self._label}-{call.attempt}", call.key)
 
     def _share(self, thing: Template | Constants) -> str:
         """The Dask key of what many calls share, sent once."""
@@ -243,7 +247,8 @@ class DaskCluster:
     def _event(self, event: tuple[float, Any]) -> None:
         message = _told(event)
         if "anabranch" in message:
-            self._runner.heard(message["worker"], message["anabranch"])
+            for frame in message["anabranch"]:
+                self._runner.heard(message["worker"], frame)
 
     def _cluster_event(self, event: tuple[float, Any]) -> None:
         message = _told(event)
@@ -372,6 +377,12 @@ class DaskCluster:
         if self.client.status == "running":
             telling = self.client.run(_forget, self.reply_to, on_error="ignore")
             await asyncio.wait_for(telling, LEAVE_SECONDS)
+
+
+def _shape(sent: Sent) -> tuple[str, str | None, int]:
+    """What calls must have in common to be started together."""
+    constants = None if sent.constants is None else sent.constants.token
+    return sent.template.token, constants, len(sent.values)
 
 
 def _told(event: tuple[float, Any]) -> dict[str, Any]:

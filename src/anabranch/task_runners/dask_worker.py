@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
 from time import time
 from typing import Any
 
@@ -14,6 +15,9 @@ from distributed.worker_state_machine import SecedeEvent
 
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template
+
+GATHER_SECONDS = 0.01
+"""Ends of calls are told after so long, together, where more calls wait for their turn."""
 
 _abandoned: set[int] = set()
 """Threads that are out of Dask's pool, and end with their call."""
@@ -25,9 +29,30 @@ class DaskUplink:
     def __init__(self, worker: Worker, topic: str) -> None:
         self._worker = worker
         self._topic = topic
+        self._ends: SimpleQueue[bytes] = SimpleQueue()
+        self._gathers = False
 
     def send(self, key: int, frame: bytes) -> None:
-        self._worker.log_event(self._topic, {"anabranch": frame, "worker": self._worker.address})
+        self._tell([frame])
+
+    def end(self, frame: bytes) -> None:
+        """Tell the end of a call: with those of the next, where there are any."""
+        self._ends.put(frame)
+        if not self._gathers:
+            self._gathers = True
+            loop: Any = self._worker.loop
+            loop.add_callback(self._gather)
+
+    def _gather(self) -> None:
+        loop: Any = self._worker.loop
+        loop.call_later(GATHER_SECONDS if self._worker.state.ready else 0.0, self._tell_ends)
+
+    def _tell_ends(self) -> None:
+        self._gathers = False
+        self._tell([self._ends.get_nowait() for _ in range(self._ends.qsize())])
+
+    def _tell(self, frames: list[bytes]) -> None:
+        self._worker.log_event(self._topic, {"anabranch": frames, "worker": self._worker.address})
 
     @contextmanager
     def lend(self) -> Generator[None]:
@@ -58,7 +83,7 @@ class DaskUplink:
 
 
 def carry_out(
-    template: Template, data: bytes, constants: Constants | None, values: Sequence[Any]
+    template: Template, data: bytes, constants: Constants | None = None, *values: Any
 ) -> Any:
     """A task of Dask's: gives back the value where that stays here."""
     worker = get_worker()
@@ -66,7 +91,7 @@ def carry_out(
         template, worker.address, lambda: DaskUplink(worker, template.reply_to)
     )
     ended = here.carry_out(template, data, constants, values)
-    here.uplink.send(0, ended.frame)
+    here.uplink.end(ended.frame)
     if threading.get_ident() in _abandoned:
         _abandoned.remove(threading.get_ident())
         thread_state.proceed = False
