@@ -9,8 +9,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import MutableMapping
-from contextlib import ExitStack
+from collections.abc import Generator, MutableMapping
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -42,14 +42,18 @@ class Interruptible:
         self._changing = threading.Lock()
         self._active = False
         self._sent = False
-        self._old_handler: Any = None
-        self._lifetimes = ExitStack()
+        self._outer: Interruptible | None = None
+        self._listens: AbstractContextManager[object] | None = None
 
     def __enter__(self) -> Interruptible:
-        if self._by_signal and _SIGNAL is not None:
-            self._old_handler = signal.signal(_SIGNAL, self._raise)
+        global _innermost
+        if self._by_signal:
+            self._outer, _innermost = _innermost, self
+            self._listens = None if _handled else interrupts_handled()
         else:
-            self._lifetimes.enter_context(short_sleeps())
+            self._listens = short_sleeps()
+        if self._listens is not None:
+            self._listens.__enter__()
         self._active = True
         return self
 
@@ -77,13 +81,42 @@ class Interruptible:
             pass
 
     def __exit__(self, *_: object) -> None:
-        self._lifetimes.close()
-        if self._by_signal and _SIGNAL is not None:
-            signal.signal(_SIGNAL, self._old_handler or signal.SIG_DFL)
+        global _innermost
+        if self._listens is not None:
+            self._listens.__exit__(None, None, None)
+        if self._by_signal:
+            _innermost = self._outer
 
-    def _raise(self, number: int, frame: FrameType | None) -> None:
+    def arrived(self) -> None:
+        """The signal has."""
         if self._active or self._sent:
             raise Interrupt
+
+
+_innermost: Interruptible | None = None  # of the main thread
+_handled = False
+
+
+@contextmanager
+def interrupts_handled() -> Generator[None]:
+    """In the main thread: have what ends its work there. Each `Interruptible` sees to it by itself;
+    this is for a process that has many of them, where it costs more than all else of a short call."""
+    global _handled
+    if _SIGNAL is None or _handled:
+        yield
+        return
+    before = signal.signal(_SIGNAL, _arrived)
+    _handled = True
+    try:
+        yield
+    finally:
+        _handled = False
+        signal.signal(_SIGNAL, before or signal.SIG_DFL)
+
+
+def _arrived(number: int, frame: FrameType | None) -> None:
+    if _innermost is not None:
+        _innermost.arrived()
 
 
 def raise_in_thread(thread: int, error: type[BaseException]) -> None:

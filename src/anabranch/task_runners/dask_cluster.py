@@ -66,13 +66,14 @@ def open_dask_client(runner: DaskTaskRunner) -> Generator[Any]:
             **runner.client_kwargs,
         }
         try:
-            client = lifetimes.enter_context(_connected(target, options))
+            client = _connected(target, options)
         except (OSError, TimeoutError) as error:
             problem = f"nobody answered ({error})"
             where = str(getattr(target, "scheduler_address", target))
             raise ClusterConnectionError(
                 "Dask", where, problem, "Start a scheduler there, or give another address."
             ) from error
+        lifetimes.callback(_disconnect, client)
         refuse_versions(client)
         if runner.performance_report_path is not None:
             lifetimes.enter_context(_report(client, runner.performance_report_path))
@@ -90,10 +91,18 @@ def _connected(target: Any, options: dict[str, Any]) -> Any:
         client.__init__(target, **options)
     except BaseException:
         if hasattr(client, "status"):
-            client.close()
-            client._loop_runner.stop()  # which closing leaves out where connecting has done it
+            _disconnect(client)
         raise
     return client
+
+
+def _disconnect(client: Any) -> None:
+    """Close it, and end its thread."""
+    try:
+        client.close()
+    except Exception as error:  # two closings at once trip over each other, as of one that is lost
+        logger.debug("Dask's client could not be closed in order: %s", error)
+    client._loop_runner.stop()  # which closing leaves out where it was closed already
 
 
 def _cluster_class(given: Any) -> Any:
@@ -182,8 +191,8 @@ class DaskCluster:
         ]
         if constants is not None or calls[0].values:
             columns.append([None if constants is None else TaskRef(self._share(constants))] * count)
-            refs = ([TaskRef(value.handle.key) for value in sent.values] for sent in calls)
-            columns += zip(*refs, strict=True)
+            handles: list[list[Any]] = [[value.handle for value in sent.values] for sent in calls]
+            columns += zip(*([TaskRef(each.key) for each in row] for row in handles), strict=True)
         futures: list[Any] = self.client.map(
             carry_out,
             *columns,

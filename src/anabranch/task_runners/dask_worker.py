@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from time import time
-from typing import Any
+from typing import Any, cast
 
 from distributed import Worker, get_worker, rejoin, secede
 from distributed.threadpoolexecutor import thread_state, threads_lock
@@ -44,12 +44,15 @@ class DaskUplink:
             loop.add_callback(self._gather)
 
     def _gather(self) -> None:
+        """On the worker's loop: with no other call here to wait for, at once."""
         loop: Any = self._worker.loop
         loop.call_later(GATHER_SECONDS if self._worker.state.ready else 0.0, self._tell_ends)
 
     def _tell_ends(self) -> None:
         self._gathers = False
-        self._tell([self._ends.get_nowait() for _ in range(self._ends.qsize())])
+        frames = [self._ends.get_nowait() for _ in range(self._ends.qsize())]
+        if frames:
+            self._tell(frames)
 
     def _tell(self, frames: list[bytes]) -> None:
         self._worker.log_event(self._topic, {"anabranch": frames, "worker": self._worker.address})
@@ -91,7 +94,7 @@ def carry_out(
         template, worker.address, lambda: DaskUplink(worker, template.reply_to)
     )
     ended = here.carry_out(template, data, constants, values)
-    here.uplink.end(ended.frame)
+    cast(DaskUplink, here.uplink).end(ended.frame)  # as made above
     if threading.get_ident() in _abandoned:
         _abandoned.remove(threading.get_ident())
         thread_state.proceed = False

@@ -15,6 +15,7 @@ import ray as typed_ray
 from ray import exceptions
 
 from anabranch.execution import messages
+from anabranch.execution.calls import TaskSpec
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.execution.messages import framed, joined, parted
 from anabranch.execution.pickling import PROTOCOL
@@ -59,6 +60,8 @@ class RayCluster:
         self._connection = connection
         self._runner = runner
         self._carry_out: dict[tuple[str, Asks], Any] = {}
+        self._last_remote: tuple[TaskSpec | None, Any] = None, None
+        self._last_head: tuple[Any, bytes] = None, b""
         self._own: Any = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
@@ -84,8 +87,8 @@ class RayCluster:
             self._share(sent.template)
             if sent.constants is not None:
                 self._share(sent.constants)
-            asks = asks_of(call.spec.resources)
             if call.spec.resources:
+                asks = asks_of(call.spec.resources)
                 self._watch.waits(call.spec.name, call.run_name, asks)
             if call.scope.parent_task_run_id is not None:
                 inner = True
@@ -93,27 +96,36 @@ class RayCluster:
                     self._seats.hold(sent)
                 yield None
                 continue
-            constants = None if sent.constants is None else sent.constants.token
-            head = pickle.dumps((self.reply_to, sent.template.token, constants), PROTOCOL)
             values = [each.handle for each in sent.values]
-            frame, value = self._remote(call.spec.name, asks).remote(
-                joined(head, sent.data), *values
+            frame, value = self._remote(call.spec).remote(
+                joined(self._head(sent), sent.data), *values
             )
             yield value  # known to the runner by the time that this goes on, and its end can come
             self._returns.expect(frame, call.key, call.attempt)
         if inner:
             self._distribute()
 
-    def _remote(self, name: str, asks: Asks) -> Any:
-        known = self._carry_out.get((name, asks))
-        if known is None:
-            known = self._carry_out[name, asks] = ray.remote(ray_worker.carry_out).options(
-                name=name,
-                num_returns=2,
-                max_retries=RETRIES,
-                **options_of(asks),
-            )
-        return known
+    def _remote(self, spec: TaskSpec) -> Any:
+        if self._last_remote[0] is not spec:  # the next call mostly has the same
+            asks = asks_of(spec.resources)
+            known = self._carry_out.get((spec.name, asks))
+            if known is None:
+                known = self._carry_out[spec.name, asks] = ray.remote(ray_worker.carry_out).options(
+                    name=spec.name,
+                    num_returns=2,
+                    max_retries=RETRIES,
+                    **options_of(asks),
+                )
+            self._last_remote = spec, known
+        return self._last_remote[1]
+
+    def _head(self, sent: Sent) -> bytes:
+        """What a worker must know of a call to begin with."""
+        constants = None if sent.constants is None else sent.constants.token
+        place = sent.template.token, constants
+        if self._last_head[0] != place:  # likewise
+            self._last_head = place, pickle.dumps((self.reply_to, *place), PROTOCOL)
+        return self._last_head[1]
 
     def _share(self, thing: Template | Constants) -> None:
         """Have what many calls share ready for workers, once."""

@@ -11,7 +11,7 @@ import pickle
 import signal
 import threading
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ import ray as typed_ray
 from anabranch.execution import cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template, split
 from anabranch.execution.cluster_worker import ClusterWorker, Ended
+from anabranch.execution.interrupts import interrupts_handled
 from anabranch.execution.messages import joined, parted
 from anabranch.task_runners.ray_mailbox import (
     Broke,
@@ -151,6 +152,7 @@ class RayUplink:
 
 _uplinks: dict[ReplyTo, RayUplink] = {}
 _changing = threading.Lock()
+_lifetime = ExitStack()  # of this process
 _leaving = threading.Event()
 """This process was told to end."""
 
@@ -159,6 +161,7 @@ def _uplink(reply_to: ReplyTo) -> RayUplink:
     uplink = _uplinks.get(reply_to)
     if uplink is None:
         signal.signal(signal.SIGTERM, _leave)
+        _lifetime.enter_context(interrupts_handled())
         with _changing:
             uplink = _uplinks.get(reply_to)
             if uplink is None:
