@@ -119,6 +119,7 @@ def connection() -> Iterator[Connection]:
     connection.lifetime.close()
 
 
+@pytest.mark.timeout(120)  # the first call waits for workers, which take long beside other tests
 class OnRay(RunnerContract):
     @pytest.fixture(autouse=True)
     def clusters(self, request: pytest.FixtureRequest, connection: Connection) -> None:
