@@ -6,7 +6,8 @@ import sys
 import anabranch
 
 NAMES = [
-    *("AnabranchError", "CancelledRun", "CrashedRun", "FailedRun", "Flow", "FutureList", "State"),
+    *("AnabranchError", "CancelledRun", "CrashedRun", "FailedRun", "Flow", "FutureList"),
+    *("FutureStream", "State"),
     *("Task", "TaskFuture", "UpstreamTaskError", "allow_failure", "as_completed", "concurrency"),
     *("create_image_artifact", "create_link_artifact", "create_markdown_artifact"),
     *("create_progress_artifact", "create_table_artifact", "exponential_backoff", "flow"),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from anabranch.logging import get_run_logger as get_run_logger
     from anabranch.retries import exponential_backoff as exponential_backoff
     from anabranch.states import State as State
+    from anabranch.streams import FutureStream as FutureStream
     from anabranch.tasks import Task as Task
     from anabranch.tasks import task as task
     from anabranch.transactions import transaction as transaction
@@ -49,6 +50,7 @@ _LAZY = {
     "FailedRun": "errors",
     "Flow": "flows",
     "FutureList": "futures",
+    "FutureStream": "streams",
     "State": "states",
     "Task": "tasks",
     "TaskFuture": "futures",

@@ -72,6 +72,26 @@ class MappingMissingIterable(AnabranchError, ValueError):
         )
 
 
+class StreamSourceError(AnabranchError, TypeError):
+    """What a stream was given has no items that it can have."""
+
+    def __init__(self, task_name: str, source: object, problem: str) -> None:
+        super().__init__(
+            f"{task_name}.stream() takes its items from {type(source).__name__}, which {problem}. "
+            "Pass a list, a generator, or any other iterable; an async one in an async flow."
+        )
+
+
+class StreamUsedError(AnabranchError, RuntimeError):
+    """A stream was iterated a second time."""
+
+    def __init__(self, task_name: str) -> None:
+        super().__init__(
+            f"This stream of {task_name} was iterated before, and its futures are gone. Call "
+            f"{task_name}.stream(...) again, or keep what you need of the futures."
+        )
+
+
 class MissingFlowError(AnabranchError, RuntimeError):
     """submit or map was used where no flow is running."""
 

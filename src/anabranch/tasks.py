@@ -44,6 +44,7 @@ from anabranch.keeping_options import caching_options, persistence_options
 from anabranch.mapping import is_mapped_over
 from anabranch.parameters import Parameters
 from anabranch.retries import Condition, Delays, retry_policy
+from anabranch.streams import Flight, FutureStream
 
 if TYPE_CHECKING:
     from anabranch.explaining import CacheExplanation
@@ -231,6 +232,62 @@ class Task(Traveller, Generic[P, R]):
             return futures.states()  # pyright: ignore[reportReturnType]  # asked for
         return futures
 
+    @overload
+    def stream(
+        self: Task[Any, Coroutine[Any, Any, T]],
+        iterable: Any,
+        *,
+        max_in_flight: int = 1000,
+        ordered: bool = False,
+        **kwargs: Any,
+    ) -> FutureStream[T]: ...
+    @overload
+    def stream(
+        self: Task[Any, Generator[T, Any, Any]],
+        iterable: Any,
+        *,
+        max_in_flight: int = 1000,
+        ordered: bool = False,
+        **kwargs: Any,
+    ) -> FutureStream[list[T]]: ...
+    @overload
+    def stream(
+        self: Task[Any, T],
+        iterable: Any,
+        *,
+        max_in_flight: int = 1000,
+        ordered: bool = False,
+        **kwargs: Any,
+    ) -> FutureStream[T]: ...
+    def stream(
+        self: Task[Any, Any],
+        iterable: Any,
+        *,
+        max_in_flight: int = 1000,
+        ordered: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """One call for each item of an iterable, generator or async iterable, which may have no end.
+
+        Gives the futures to `for` or `async for` as they settle, or in the order of the items with
+        `ordered`. Items are taken only while fewer than `max_in_flight` futures have not been given
+        out yet, so memory stays bounded. `kwargs` are the same for each call. Leaving the loop
+        cancels what is left; a source that raises does so in the loop, after the futures of the
+        items before. Futures may be items: a stream can go on with those of another.
+
+        Raises `StreamSourceError` for what has no items, `OptionError` for a `max_in_flight`
+        below 1.
+        """
+        context = self._flow_context("stream")
+        flight = Flight[Any](_checked_count(f"{self.name}.stream()", max_in_flight), ordered)
+        self.parameters.check((None,), kwargs)
+
+        def submit(items: Sequence[Any]) -> list[TaskFuture[Any]]:
+            inputs = [(item,) for item in items]
+            return context.engine.submit(self.spec, inputs, kwargs, mapped=True, context=context)
+
+        return FutureStream(self.name, iterable, context, submit, flight)
+
     def _submit_items(
         self,
         context: RunContext,
@@ -342,6 +399,12 @@ def checked_timeout(owner: str, seconds: float | None) -> float | None:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < 1e9:  # pyright: ignore[reportUnnecessaryIsInstance]  # users without a type checker
         raise OptionError(owner, "timeout_seconds", seconds, "seconds, more than 0")
     return float(seconds)
+
+
+def _checked_count(owner: str, count: int) -> int:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # as above
+        raise OptionError(owner, "max_in_flight", count, "a whole number, 1 or more")
+    return count
 
 
 def _checked_resources(owner: str, resources: Mapping[str, float] | None) -> dict[str, float]:

@@ -100,17 +100,21 @@ class Publisher:
             if self._gather and self._events and not self._hurry.wait(self._gather):
                 pass  # more came meanwhile
             self._hurry.clear()
-            weight, batch = self._emitted, self._taken()
-            if batch:
-                for listener in self._listeners:
-                    _guarded(partial(listener.receive, batch))
-                self._received = weight
+            self._hand_on()
             if self._beat is not None and time.monotonic() >= beat_at:
                 _guarded(self._beat)
                 beat_at = time.monotonic() + (self._beat_seconds or 0)
             with self._changed:
                 self._busy = False
                 self._changed.notify_all()
+
+    def _hand_on(self) -> None:
+        """All that has come; nothing here keeps it while the next is waited for."""
+        weight, batch = self._emitted, self._taken()
+        if batch:
+            for listener in self._listeners:
+                _guarded(partial(listener.receive, batch))
+            self._received = weight
 
     def _wait(self, beat_at: float) -> bool:
         """Sleep until there is something to do; whether events are there."""

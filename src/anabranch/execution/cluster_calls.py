@@ -6,6 +6,7 @@ arguments; both travel once to each worker. What is left of a call is some hundr
 
 from __future__ import annotations
 
+import pickle
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from anabranch.dependencies import ATOMS
 from anabranch.errors import WorkerVersionError
 from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.messages import joined, parted
-from anabranch.execution.pickling import Futures, dumps, dumps_apart, loads
+from anabranch.execution.pickling import PROTOCOL, Futures, dumps, dumps_apart, loads
 from anabranch.outcomes import RemoteValue
 from anabranch.version import __version__
 
@@ -71,11 +72,13 @@ class Sent(NamedTuple):
 
 @dataclass(slots=True)
 class _Shared:
-    """The constant arguments of a map: positions and names, and the objects that stand there."""
+    """What calls of one submission have in common: the constant arguments of a map, positions and
+    names and the objects that stand there; and the scope's own part, as it travels."""
 
     positions: Mapping[int, Any] = field(default_factory=dict[int, Any])
     kwargs: Mapping[str, Any] | None = None
     sent: Constants | None = None
+    place: bytes = b""
 
 
 class Sending:
@@ -91,26 +94,18 @@ class Sending:
         """The call with this number, among others that are launched with it; raises
         `UnpicklableError`."""
         call = calls[number]
-        scope, shared = call.scope, self._shared_by(calls, number)
+        shared = self._shared_by(calls, number)
         args, kwargs, constants = call.args, call.kwargs, shared.sent
         left = {at: args[at] for at in shared.positions if args[at] is not shared.positions[at]}
         if shared.positions:
             args = tuple(None if at in shared.positions else x for at, x in enumerate(args))
         own = None if kwargs is shared.kwargs else kwargs
-        place = (
-            scope.parent_task_run_id,
-            scope.tags,
-            scope.first_key,
-            scope.first_index,
-            scope.map_id,
-            scope.transaction is not None,
-        )
         names = "args", "kwargs", "args"
         data, values = dumps_apart((args, own, left), f"The arguments of {call.run_name}", names)
-        head = dumps((call.key, call.attempt, call.name, call.spec.announces, place), "A call")
+        head = call.key, call.attempt, call.name, call.spec.announces, shared.place
         return Sent(
             call,
-            joined(head, data),
+            joined(pickle.dumps(head, PROTOCOL), data),
             values,
             self._template(call),
             constants,
@@ -120,7 +115,9 @@ class Sending:
         scope = calls[number].scope
         known = self._shared.get(id(scope))
         if known is None:
-            known = self._shared[id(scope)] = scope, _shared_by(calls, number)
+            shared = _shared_by(calls, number)
+            shared.place = _place(scope)
+            known = self._shared[id(scope)] = scope, shared
             if len(self._shared) > SCOPES_KEPT:
                 del self._shared[next(iter(self._shared))]
         return known[1]
@@ -184,6 +181,21 @@ def _shared_by(calls: Sequence[Call], number: int) -> _Shared:
     return _Shared(positions, kwargs, Constants(uuid.uuid4().hex, data))
 
 
+def _place(scope: Scope) -> bytes:
+    """What calls of one submission do not have from their template."""
+    return dumps(
+        (
+            scope.parent_task_run_id,
+            scope.tags,
+            scope.first_key,
+            scope.first_index,
+            scope.map_id,
+            scope.transaction is not None,
+        ),
+        "A call",
+    )
+
+
 def _is_worth_it(value: Any) -> bool:
     """Whether a value is more than a few bytes."""
     return type(value) not in ATOMS or (isinstance(value, str | bytes) and len(value) > 100)
@@ -199,13 +211,13 @@ class Head(NamedTuple):
     attempt: int
     name: str | None
     announces: bool
-    place: tuple[Any, ...]
+    place: bytes
 
 
 def split(data: bytes) -> tuple[Head, bytes]:
     """A call's head, and its arguments as bytes."""
     head, rest = parted(data)
-    return Head(*loads(head)), rest
+    return Head(*pickle.loads(head)), rest
 
 
 class Definition:
@@ -217,9 +229,17 @@ class Definition:
         self._engine = engine
         self._open_flow = stand_in(self.flow_run, self._log_prints)
         self._prefix = template.engine
+        self._last: tuple[bytes, Scope] | None = None
 
-    def scope(self, place: tuple[Any, ...]) -> Scope:
-        parent, tags, first_key, first_index, map_id, joins = place
+    def scope(self, place: bytes) -> Scope:
+        """That of a call; calls of one submission come together, and have the same."""
+        last = self._last
+        if last is None or last[0] != place:
+            last = self._last = place, self._scope(place)
+        return last[1]
+
+    def _scope(self, place: bytes) -> Scope:
+        parent, tags, first_key, first_index, map_id, joins = loads(place)
         return Scope(
             self._engine,
             self._open_flow,

@@ -36,9 +36,7 @@ class Interruptible:
 
     def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._by_signal = (
-            _SIGNAL is not None and threading.current_thread() is threading.main_thread()
-        )
+        self._by_signal = _SIGNAL is not None and self._thread == threading.main_thread().ident
         self._changing = threading.Lock()
         self._active = False
         self._sent = False

@@ -82,7 +82,8 @@ class ClusterRunner(OpenRunnerBase):
         self._flying: dict[int, Flying] = {}
         self._outlived: dict[tuple[int, int], Flying] = {}  # earlier attempts, by key and attempt
         self._changing = threading.RLock()
-        self._news: SimpleQueue[Any] = SimpleQueue()
+        self._packing = threading.Lock()
+        self._news: SimpleQueue[Sequence[Any]] = SimpleQueue()
         self._desks: dict[str, Desk] = {}
         self._remote: WeakSet[RemoteValue] = WeakSet()
         self._closing = False
@@ -100,15 +101,16 @@ class ClusterRunner(OpenRunnerBase):
     def launch(self, calls: Sequence[Call]) -> None:
         ready: list[Sent] = []
         bad: list[Outcome] = []
-        with self._changing:
+        with self._packing:
             for number, call in enumerate(calls):
                 try:
                     ready.append(self._sending.sent(calls, number))
                 except Exception as error:  # mostly `UnpicklableError`
                     bad.append(Outcome(call.key, call.attempt, FAILED, error, time(), 0.0))
-                else:
-                    self._supersede(call.key)
-                    self._flying[call.key] = Flying(call)
+        with self._changing:
+            for sent in ready:
+                self._supersede(sent.call.key)
+                self._flying[sent.call.key] = Flying(sent.call)
         if ready:
             self._starts.put(ready)
         if bad:
@@ -154,7 +156,8 @@ class ClusterRunner(OpenRunnerBase):
     def cancel(self, keys: Iterable[int]) -> None:
         now = monotonic()
         with self._changing:
-            doomed = [self._flying[key] for key in keys if key in self._flying]
+            known = [self._flying.get(key) for key in keys]
+            doomed = [flying for flying in known if flying is not None]
             for flying in doomed:
                 flying.doomed_at = flying.doomed_at or now
         idle = [flying for flying in doomed if flying.began is None]
@@ -184,7 +187,7 @@ class ClusterRunner(OpenRunnerBase):
         self._end_what_is_left()
         self._bring_home()
         self._closing = True
-        self._news.put(None)
+        self._news.put([])  # it looks up
         self._thread.join()
         for desk in self._desks.values():
             desk.close()
@@ -205,11 +208,15 @@ class ClusterRunner(OpenRunnerBase):
     def heard(self, worker: str, frame: bytes, key: int | None = None, handle: Any = None) -> None:
         """A worker has told something; from any thread. `key` is that of the call that it is counted
         for, `handle` that of the call's value where it comes no other way."""
-        self._news.put(Heard(worker, frame, key, handle))
+        self._news.put([Heard(worker, frame, key, handle)])
+
+    def heard_ends(self, ends: list[tuple[str, bytes]]) -> None:
+        """Workers have told the ends of calls, each in a frame; from any thread."""
+        self._news.put([Heard(worker, frame, None, None) for worker, frame in ends])
 
     def gone(self, worker: str) -> None:
         """A worker is no more; from any thread."""
-        self._news.put(Gone(worker))
+        self._news.put([Gone(worker)])
 
     def _work(self) -> None:
         ticked = monotonic()
@@ -232,9 +239,9 @@ class ClusterRunner(OpenRunnerBase):
     def _next_news(self) -> list[Any]:
         news: list[Any] = []
         try:
-            news.append(self._news.get(timeout=TICK_SECONDS))
+            news += self._news.get(timeout=TICK_SECONDS)
             while len(news) < MOST_AT_ONCE:
-                news.append(self._news.get_nowait())
+                news += self._news.get_nowait()
         except Empty:
             pass
         return news
@@ -250,8 +257,8 @@ class ClusterRunner(OpenRunnerBase):
             desk = self._desks.pop(news.worker, None)
             if desk is not None:
                 desk.close()
-        elif isinstance(news, list):
-            outcomes += news
+        elif isinstance(news, Outcome):
+            outcomes.append(news)
 
     def _hear(self, worker: str, message: messages.Message, outcomes: list[Outcome]) -> None:
         tag = message[0]
@@ -376,8 +383,7 @@ class ClusterRunner(OpenRunnerBase):
                 outcomes.append(_crashed(flying.call, error, flying, lost))
 
     def _drop(self, flying: Flying) -> None:
-        with self._changing:
-            self._flying.pop(flying.call.key, None)
+        self._flying.pop(flying.call.key, None)
         self._cluster.ended(flying)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:

@@ -307,7 +307,7 @@ class DaskCluster:
             if each.handle is None:
                 continue
             status, call = each.handle.status, each.call
-            if status == "pending":
+            if status in ("pending", "lost"):  # the value of one that is lost is made again
                 continue
             if status == "finished":
                 since = self._finished.setdefault(call.key, now)
@@ -318,7 +318,7 @@ class DaskCluster:
             if each.doomed_at is not None and status == "cancelled":
                 continue
             error = each.handle.exception() if status == "error" else self._gone()
-            lost = isinstance(error, KilledWorker) or status == "lost"
+            lost = isinstance(error, KilledWorker)
             problems.append(Problem(call.key, call.attempt, error, lost))
         self._finished = {
             each.call.key: self._finished[each.call.key]

@@ -25,7 +25,7 @@ from anabranch.task_runners.cluster_port import Flying, Problem
 from anabranch.task_runners.cluster_runner import ClusterRunner
 from anabranch.task_runners.ray_connection import Connection, Office, brief
 from anabranch.task_runners.ray_mailbox import Broke, EndedOnSeat, Given, Leave, Offered, PostOffice
-from anabranch.task_runners.ray_returns import Returns
+from anabranch.task_runners.ray_returns import Returned, Returns
 from anabranch.task_runners.ray_seats import Asks, Seat, Seats, asks_of, covers, options_of
 from anabranch.task_runners.ray_versions import refuse_versions
 from anabranch.task_runners.ray_watch import Watch
@@ -133,15 +133,17 @@ class RayCluster:
             reference = self._shared[thing.token] = ray.put(thing)
             self._do("keep", thing.token, [reference])
 
-    def _returned(self, key: int, attempt: int, returned: Any, error: BaseException | None) -> None:
-        """A call that Ray ran is over, with a frame or an error."""
-        with self._changing:
+    def _returned(self, calls: Sequence[Returned]) -> None:
+        """Calls that Ray ran are over, each with a frame or an error."""
+        ends: list[tuple[str, bytes]] = []
+        for key, attempt, returned, error in calls:
             base = self._bases.pop(key, None)
-        if error is None:
-            worker, frame = parted(returned)
-            self._runner.heard(worker.decode(), frame)
-        else:
-            self._broke(key, attempt, error, base)
+            if error is None:
+                worker, frame = parted(returned)
+                ends.append((worker.decode(), frame))
+            else:
+                self._broke(key, attempt, error, base)
+        self._runner.heard_ends(ends)
 
     def _broke(self, key: int, attempt: int, error: BaseException, worker: str | None) -> None:
         lost = isinstance(error, _LOST)
@@ -205,6 +207,8 @@ class RayCluster:
 
     def ended(self, flying: Flying) -> None:
         key = flying.call.key
+        if self._seats.unused:
+            return
         with self._changing:
             sat = self._seats.worker_of(key) is not None
             self._seats.withdraw(("call", key))

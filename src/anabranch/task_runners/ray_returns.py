@@ -7,7 +7,7 @@ is cheap, and some milliseconds late.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -23,8 +23,10 @@ SLICE_SECONDS = 0.02
 
 ray: Any = typed_ray  # its own types are partly unknown
 
-Take = Callable[[int, int, Any, BaseException | None], None]
-"""Gets key and attempt of a call, and what its task returned or raised; may not raise itself."""
+Returned = tuple[int, int, Any, BaseException | None]
+"""Key and attempt of a call, and what its task returned or raised."""
+Take = Callable[[Sequence[Returned]], None]
+"""Gets those that have come; may not raise itself."""
 
 
 class Returns:
@@ -62,7 +64,7 @@ class Returns:
         with self._changing:
             self._prompt -= 1
         error = future.exception()
-        self._take(key, attempt, None if error else future.result(), error)
+        self._take([(key, attempt, None if error else future.result(), error)])
 
     def _collect(self) -> None:
         while not self._closing:
@@ -74,7 +76,8 @@ class Returns:
                 ready, _ = ray.wait(
                     window, num_returns=len(window), timeout=SLICE_SECONDS, fetch_local=False
                 )
-                self._bring(ready)
+                if ready:
+                    self._bring(ready)
             except Exception:  # Ray is gone: who is asked for it says so
                 return
 
@@ -99,8 +102,7 @@ class Returns:
             ]
         except Exception:  # that of one of them
             returned = [_got(each) for each in ready]
-        for (key, attempt), (value, error) in zip(places, returned, strict=True):
-            self._take(key, attempt, value, error)
+        self._take([(*place, *each) for place, each in zip(places, returned, strict=True)])
 
 
 def _got(reference: Any) -> tuple[Any, BaseException | None]:

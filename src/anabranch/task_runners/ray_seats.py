@@ -82,6 +82,11 @@ class Seats:
         self.groups: dict[Asks, Group] = {}
         self._sitting: dict[int, tuple[Call, str, Place]] = {}  # who sits where, by key
 
+    @property
+    def unused(self) -> bool:
+        """Whether no call has anything to do with seats."""
+        return not (self.seats or self.groups or self._sitting)
+
     def hold(self, sent: Sent) -> None:
         """Have a call wait for a seat."""
         group = self.groups.setdefault(asks_of(sent.call.spec.resources), Group())

@@ -30,6 +30,7 @@ from anabranch.testing.contract.results import Results
 from anabranch.testing.contract.retries import Retries
 from anabranch.testing.contract.scale import Scale
 from anabranch.testing.contract.stored import Stored
+from anabranch.testing.contract.streams import Streams
 from anabranch.testing.contract.subflows import Subflows
 from anabranch.testing.contract.timeouts import Timeouts
 from anabranch.testing.contract.transactions import Transactions
@@ -39,6 +40,7 @@ class RunnerContract(
     Results,
     Dependencies,
     Maps,
+    Streams,
     Nesting,
     Failures,
     Retries,

@@ -266,6 +266,11 @@ def maps_inside(count: int) -> int:
     return sum(inc.map(range(count)).result())
 
 
+@task
+def streams_inside(count: int) -> int:
+    return sum(future.result() for future in inc.stream(range(count), max_in_flight=5))
+
+
 def close_gates() -> None:
     """Start a test with closed gates, and nobody before them."""
     GATE.clear()
