@@ -37,8 +37,10 @@ CHUNK = 128
 """Items are taken from their source and submitted so many at a time,"""
 CHUNK_SECONDS = 0.002
 """or as many as come in such a time."""
-PASSED = 8
-"""So many of those that are waited for are named to who may run them itself."""
+OLDEST = 8
+"""So many are waited for first: mostly one of them is the next to settle,"""
+SOON_SECONDS = 0.005
+"""else all are after such a time."""
 
 
 class Wait(Enum):
@@ -93,9 +95,11 @@ class Flight(Generic[R]):
             self._settled.extend(found)
         return self._settled.popleft() if self._settled else None
 
-    def have_told(self, tell: Callable[[TaskFuture[R]], object]) -> bool:
-        """Have `tell` called when one settles; whether one has meanwhile, told of or not."""
-        for future in list(islice(self._out, 1 if self._ordered else None)):
+    def have_told(self, tell: Callable[[TaskFuture[R]], object], few: bool = False) -> bool:
+        """Have `tell` called when one settles, or one of the oldest; whether one has meanwhile, told
+        of or not."""
+        most = 1 if self._ordered else (OLDEST if few else None)
+        for future in list(islice(self._out, most)):
             if future._phase >= SETTLED:
                 return True
             if not self._out[future]:
@@ -105,7 +109,7 @@ class Flight(Generic[R]):
         return False
 
     def oldest(self) -> list[TaskFuture[R]]:
-        return list(islice(self._out, PASSED))
+        return list(islice(self._out, OLDEST))
 
     def cancel(self) -> None:
         """Ask for the end of all that is left."""
@@ -193,14 +197,20 @@ class FutureStream(Generic[R]):
                     if step is Wait.FOR_ITEMS:
                         answer = _taken(items, min(flight.chunk, flight.room))
                     elif step is Wait.FOR_ANY:
-                        waiter.arrived.clear()
-                        if not bell.hung(flight):
-                            self._context.engine.wait(waiter, flight.oldest(), None)
+                        self._wait_for_any(waiter, bell)
                     else:
                         yield step
         finally:
             if items is not self._source and hasattr(items, "close"):
                 items.close()  # what was begun here, such as the stream before; not the user's own
+
+    def _wait_for_any(self, waiter: Waiter, bell: _Bell) -> None:
+        wait, flight = self._context.engine.wait, self._flight
+        waiter.arrived.clear()
+        if bell.hung(flight, few=True) or wait(waiter, flight.oldest(), SOON_SECONDS):
+            return
+        if not bell.hung(flight):
+            wait(waiter, flight.oldest(), None)
 
     # -- async for ----------------------------------------------------------------------------------
 
@@ -254,10 +264,10 @@ class _Bell:
             self._waits = False
             self._ring()
 
-    def hung(self, flight: Flight[Any]) -> bool:
+    def hung(self, flight: Flight[Any], few: bool = False) -> bool:
         """Have it ring; whether there is no need to, since one has settled."""
         self._waits = True
-        return flight.have_told(self)
+        return flight.have_told(self, few)
 
 
 class _AsyncSource:
