@@ -38,7 +38,7 @@ Arguments = tuple[tuple[Any, ...], Mapping[str, Any], Iterable[Any]]
 
 
 class Mailbox(OpenRunnerBase):
-    """The runner of one direct call: hands its attempts to whoever made the call."""
+    """The runner of one direct call at a time: hands its attempts to whoever made the call."""
 
     __slots__ = ("_engine", "calls", "running_now", "wake")
 
@@ -58,10 +58,12 @@ class Mailbox(OpenRunnerBase):
             self.wake(None)
 
     def cancel(self, keys: Iterable[int]) -> None:
-        for interruptible in list(self.running_now.values()):
-            interruptible.interrupt()
-        while self.calls:
-            call = self.calls.popleft()
+        keys = set(keys)
+        for (key, _), interruptible in list(self.running_now.items()):
+            if key in keys:
+                interruptible.interrupt()
+        for call in [call for call in list(self.calls) if call.key in keys]:
+            self.calls.remove(call)
             self._engine.finished([Outcome(call.key, call.attempt, CANCELLED, None, time(), 0.0)])
 
     def running(self) -> Iterable[tuple[int, int]]:
@@ -84,6 +86,7 @@ def call(
         engine.finished((outcome,))
         if isinstance(outcome.value, Interrupted | Terminated):
             raise outcome.value  # meant for the flow, whose thread this is
+    engine.mailboxes.append(mailbox)  # the next call may go on with what this one has shared
     return run
 
 
@@ -281,7 +284,10 @@ def _submitted(
     engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
 ) -> tuple[Mailbox, TaskFuture[Any]]:
     args, kwargs, wait_for = arguments
-    mailbox = Mailbox(engine)
+    try:
+        mailbox: Mailbox = engine.mailboxes.pop()
+    except IndexError:
+        mailbox = Mailbox(engine)
     runs = engine.submit(spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context)
     return mailbox, runs[0]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
@@ -129,6 +129,7 @@ class Engine:
         self.taken_over: str | None = None  # by another process, and what is said of that
         self.interrupted = False  # by a signal that an async flow has not seen yet
         self.runners: list[OpenRunner] = []  # those of the flows that run, for their counts
+        self.mailboxes: deque[Any] = deque()  # of direct calls that have ended
         self._lifetimes = ExitStack()
         self._logs_prints = False
         self.intake = Intake(self)

@@ -106,6 +106,7 @@ class RemoteEngine:
         self._pending: dict[int, Pending] = {}
         self._mirrors: WeakValueDictionary[int, Run] = WeakValueDictionary()
         self._carried: dict[int, Carried] = {}
+        self.mailboxes: deque[Any] = deque()  # of direct calls that have ended
         self.limits = RemoteLimits(self._send, self._ask, self._numbers, self.lending)
         self._tasks: dict[int, tuple[TaskSpec, bytes]] = {}  # by identity, the spec kept alive
         self._parameters: dict[str, Mapping[str, Any]] = {}
