@@ -204,14 +204,23 @@ def script(
         start_new_session=True,
     )
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        line = next_line(process)
         assert line == "ready\n", line + process.communicate(timeout=30)[1]
         yield process
     finally:
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """No more is read than the line: what follows is left to `communicate`, which looks into no
+    buffer."""
+    assert process.stdout is not None
+    line = b""
+    while not line.endswith(b"\n") and (piece := os.read(process.stdout.fileno(), 1)):
+        line += piece
+    return line.decode()
 
 
 def end_of(process: subprocess.Popen[str], within: float) -> tuple[str, str, float]:
@@ -333,8 +342,7 @@ engine.Engine.cancel_flow = cancel_and_tell
 """
     with script(tmp_path, told + SYNC_MAP, "threads", grace=600) as process:
         process.send_signal(number)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "grace\n"
+        assert next_line(process) == "grace\n"
         process.send_signal(number)
         _, err, took = end_of(process, SLACK)
     assert process.returncode in EXIT_CODES[number], err
