@@ -10,7 +10,7 @@ from anabranch.events import Event, Recorder, Subscriber, TaskRunChanged, TaskRu
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import RETRY_WAIT, SETTLED
 
-GATHER_SECONDS = 0.02
+GATHER_SECONDS = 0.01
 """How long events for the recorder are gathered, so that many go into one transaction."""
 
 _UNUSUAL = frozenset({RETRY_WAIT})
