@@ -20,7 +20,7 @@ from anabranch.execution.remote_logs import packed_record
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, Outcome
 from anabranch.task_runners import RayTaskRunner
 from anabranch.task_runners.cluster_port import Flying, Problem
-from anabranch.task_runners.cluster_runner import RESTARTS, ClusterRunner, cluster_at_work
+from anabranch.task_runners.cluster_runner import RESTARTS, ClusterRunner, Heard, cluster_at_work
 from anabranch.task_runners.reminders import Reminders
 
 
@@ -107,7 +107,7 @@ def runner(engine: Engine, inbox: Outcomes) -> Iterator[ClusterRunner]:
 
 
 def started(runner: ClusterRunner, worker: str) -> None:
-    runner.heard(worker, framed([(messages.STARTED, 1, 1)]), 1)
+    runner.heard(Heard(worker, framed([(messages.STARTED, 1, 1)]), 1))
 
 
 def begun(runner: ClusterRunner) -> None:
@@ -134,11 +134,11 @@ def test_an_end_waits_for_what_was_told_before(
 ) -> None:
     record = logging.makeLogRecord({"name": "anabranch", "levelno": 40, "msg": "late", "args": ()})
     ended = packed(Outcome(1, 1, COMPLETED, 7, 0.0, 0.0), "t")
-    runner.heard("worker", framed([(messages.ENDED, ended, None, 2)]))
+    runner.heard(Heard("worker", framed([(messages.ENDED, ended, None, 2)])))
     started(runner, "worker")
     until(lambda: list(runner.running()), "its beginning")
     assert inbox.all == []
-    runner.heard("worker", framed([(messages.LOG, packed_record(record))]), 1)
+    runner.heard(Heard("worker", framed([(messages.LOG, packed_record(record))]), 1))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value == 7 and "late" in caplog.text
 
@@ -168,14 +168,16 @@ def test_an_attempt_that_the_next_has_overtaken_is_ended(
     begun(runner)
     runner.cancel([1])
     runner.launch([CALL._replace(attempt=2)])
-    runner.heard("other", framed([(messages.STARTED, 1, 2)]), 1)
-    runner.heard("worker", framed([(messages.WAITS, 1, 1)]), 1)  # the first has not heard of it
+    runner.heard(Heard("other", framed([(messages.STARTED, 1, 2)]), 1))
+    runner.heard(
+        Heard("worker", framed([(messages.WAITS, 1, 1)]), 1)
+    )  # the first has not heard of it
     until(lambda: ("worker", messages.ABANDON) in engine.told, "the last word")
     assert engine.told[0] == ("worker", messages.INTERRUPT) and engine.gone == []
     assert runner.abandoned() == ["t-0 on other", "t-0 on worker"]
     for worker, attempt in (("worker", 1), ("other", 2)):
         ended = packed(Outcome(1, attempt, COMPLETED, attempt, 0.0, 0.0), "t")
-        runner.heard(worker, framed([(messages.ENDED, ended, None, 0)]))
+        runner.heard(Heard(worker, framed([(messages.ENDED, ended, None, 0)])))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value == 2 and runner.abandoned() == []
 
@@ -184,7 +186,7 @@ def test_a_value_that_comes_beside_its_end_is_that_of_the_call(
     runner: ClusterRunner, inbox: Outcomes
 ) -> None:
     ended = packed(Outcome(1, 1, COMPLETED, None, 0.0, 0.0), "t")
-    runner.heard("worker", framed([(messages.ENDED, ended, 100_000, 0)]), 1, "beside")
+    runner.heard(Heard("worker", framed([(messages.ENDED, ended, 100_000, 0)]), 1, "beside"))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value.load() == "beside"
 

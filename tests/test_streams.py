@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
+import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
 
 import pytest
 
-from anabranch import TaskFuture, flow, task
+from anabranch import flow, streams, task
 from anabranch.errors import (
     MissingFlowError,
     OptionError,
@@ -24,12 +23,6 @@ from anabranch.errors import (
 @task
 def twice(x: int) -> int:
     return 2 * x
-
-
-@task
-def naps(seconds: float) -> float:
-    time.sleep(seconds)
-    return seconds
 
 
 class Value:
@@ -47,11 +40,24 @@ def two_of(x: int, y: int) -> int:
 
 
 def test_those_that_settle_first_come_first() -> None:
-    @flow
-    def body() -> list[float]:
-        return [future.result() for future in naps.stream([0.4, 0.0, 0.1])]
+    turns = [threading.Event() for _ in range(3)]
 
-    assert body() == [0.0, 0.1, 0.4]
+    @task
+    def at_its_turn(n: int) -> int:
+        assert turns[n].wait(30)
+        return n
+
+    @flow
+    def body() -> list[int]:
+        found: list[int] = []
+        turns[0].set()
+        for future in at_its_turn.stream([2, 0, 1]):
+            found.append(future.result())
+            if found[-1] < 2:
+                turns[found[-1] + 1].set()  # only now
+        return found
+
+    assert body() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 129, 256, 1000, 1001, 2000])
@@ -80,20 +86,31 @@ def test_what_was_given_out_is_let_go() -> None:
     assert body()
 
 
-def test_a_slow_source_holds_up_no_result() -> None:
+def test_a_slow_source_holds_up_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(1.0)  # each look is a second later: no item comes with the one before
+    monkeypatch.setattr(streams, "monotonic", lambda: next(clock))
+    ran = threading.Semaphore(0)
+    taken: list[int] = []
+
+    @task
+    def runs(n: int) -> int:
+        ran.release()
+        return n
+
     def source() -> Iterator[int]:
-        for n in range(4):
+        for n in range(streams.CHUNK):
+            if n:
+                assert ran.acquire(timeout=30)  # the one before
+            taken.append(n)
             yield n
-            time.sleep(0.3)
 
     @flow
-    def body() -> list[float]:
-        began = time.monotonic()
-        return [time.monotonic() - began for _ in twice.stream(source())]
+    def body() -> int:
+        stream = iter(runs.stream(source()))
+        next(stream)
+        return len(taken)
 
-    first, second, *_ = body()
-    assert first < 0.9
-    assert second < 1.2
+    assert body() < streams.CHUNK - 8  # else they would come when a whole chunk is there
 
 
 def test_results_come_while_an_async_source_waits() -> None:
@@ -115,7 +132,31 @@ def test_results_come_while_an_async_source_waits() -> None:
     assert asyncio.run(asyncio.wait_for(body(), 30)) == 86
 
 
-def test_leaving_early_cancels_and_ends_the_streams_before() -> None:
+def test_leaving_early_cancels_what_has_not_begun() -> None:
+    gate, begun = threading.Event(), itertools.count()
+
+    @task
+    def waits(n: int) -> int:
+        next(begun)
+        assert n == 0 or gate.wait(30)
+        return n
+
+    def first() -> int:
+        for future in waits.stream(itertools.count(), max_in_flight=40):
+            return future.result()
+        return -1
+
+    @flow(task_runner="threads?max_workers=4")
+    def body() -> int:
+        found = first()
+        gate.set()
+        return found
+
+    assert body() == 0
+    assert next(begun) < 10  # of 40: those that the four workers had begun
+
+
+def test_leaving_early_ends_the_streams_before() -> None:
     ended: list[str] = []
 
     class Source:
@@ -126,25 +167,12 @@ def test_leaving_early_cancels_and_ends_the_streams_before() -> None:
                 ended.append("source")
 
     @flow
-    def body() -> list[str]:
-        first: list[TaskFuture[Any]] = []
-
-        def noted() -> Iterator[float]:
-            yield 0.0
-            yield from itertools.repeat(30.0)
-
-        for future in naps.stream(noted(), max_in_flight=12):
-            first.append(future)
-            break
+    def body() -> None:
         for _ in twice.stream(twice.stream(Source(), max_in_flight=3), max_in_flight=3):
             break
-        gc.collect()
-        return [future.state.name for future in first]
 
-    began = time.monotonic()
-    assert body() == ["Completed"]
+    body()
     assert ended == ["source"]
-    assert time.monotonic() - began < 20
 
 
 def test_leaving_an_async_stream_early() -> None:

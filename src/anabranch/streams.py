@@ -201,8 +201,7 @@ class FutureStream(Generic[R]):
                     else:
                         yield step
         finally:
-            if items is not self._source and hasattr(items, "close"):
-                items.close()  # what was begun here, such as the stream before; not the user's own
+            _close(items, self._source)
 
     def _wait_for_any(self, waiter: Waiter, bell: _Bell) -> None:
         wait, flight = self._context.engine.wait, self._flight
@@ -248,8 +247,8 @@ class FutureStream(Generic[R]):
         finally:
             if source is not None:
                 await source.close()
-            elif items is not self._source and hasattr(items, "close"):
-                items.close()  # as above
+            else:
+                _close(items, self._source)
 
 
 class _Bell:
@@ -312,6 +311,12 @@ class _AsyncSource:
             self._next.cancel()
         if self._items is not self._source and hasattr(self._items, "aclose"):
             await self._items.aclose()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]  # of a generator
+
+
+def _close(items: Any, source: object) -> None:
+    """End what was begun here, such as the stream before; not what is the user's own."""
+    if items is not source and hasattr(items, "close"):
+        items.close()
 
 
 def _is_async(source: object) -> bool:

@@ -292,10 +292,20 @@ def _submitted(
     return mailbox, runs[0]
 
 
+def _own_call(mailbox: Mailbox, run: TaskFuture[Any]) -> Call | None:
+    """One for this run; one that came late for a run before is not wanted any more."""
+    while mailbox.calls:
+        found = mailbox.calls.popleft()
+        if found.key == run._key:
+            return found
+    return None
+
+
 def _next_attempt(engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]) -> Call | None:
     """The attempt to run now; waits for one. None where the run may have settled meanwhile."""
-    if mailbox.calls:
-        return mailbox.calls.popleft()
+    found = _own_call(mailbox, run)
+    if found is not None:
+        return found
     waiter = Waiter()
     mailbox.wake = waiter
     if engine.notify(run, waiter) and not mailbox.calls:
@@ -305,7 +315,7 @@ def _next_attempt(engine: Engine, mailbox: Mailbox, run: TaskFuture[Any]) -> Cal
             engine.cancel((run,))
             raise
     mailbox.wake = None
-    return mailbox.calls.popleft() if mailbox.calls else None
+    return _own_call(mailbox, run)
 
 
 async def _next_attempt_async(
@@ -313,8 +323,9 @@ async def _next_attempt_async(
 ) -> Call | None:
     import asyncio  # as above
 
-    if mailbox.calls:
-        return mailbox.calls.popleft()
+    found = _own_call(mailbox, run)
+    if found is not None:
+        return found
     loop = asyncio.get_running_loop()
     woken = asyncio.Event()
 
@@ -326,4 +337,4 @@ async def _next_attempt_async(
         with engine.lending():
             await woken.wait()
     mailbox.wake = None
-    return mailbox.calls.popleft() if mailbox.calls else None
+    return _own_call(mailbox, run)

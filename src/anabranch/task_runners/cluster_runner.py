@@ -45,12 +45,13 @@ KILL_SECONDS = 1.0
 
 
 class Heard(NamedTuple):
-    """A frame of messages from a worker, for `ClusterRunner.heard`."""
+    """A frame of messages from a worker. `key` is that of the call that it is counted for, `handle`
+    that of the call's value where it comes no other way."""
 
     worker: str
     frame: bytes
-    key: int | None
-    handle: Any
+    key: int | None = None
+    handle: Any = None
 
 
 class Gone(NamedTuple):
@@ -156,8 +157,7 @@ class ClusterRunner(OpenRunnerBase):
     def cancel(self, keys: Iterable[int]) -> None:
         now = monotonic()
         with self._changing:
-            known = [self._flying.get(key) for key in keys]
-            doomed = [flying for flying in known if flying is not None]
+            doomed = [self._flying[key] for key in keys if key in self._flying]
             for flying in doomed:
                 flying.doomed_at = flying.doomed_at or now
         idle = [flying for flying in doomed if flying.began is None]
@@ -205,14 +205,9 @@ class ClusterRunner(OpenRunnerBase):
 
     # -- what workers tell ------------------------------------------------------------------------
 
-    def heard(self, worker: str, frame: bytes, key: int | None = None, handle: Any = None) -> None:
-        """A worker has told something; from any thread. `key` is that of the call that it is counted
-        for, `handle` that of the call's value where it comes no other way."""
-        self._news.put([Heard(worker, frame, key, handle)])
-
-    def heard_ends(self, ends: list[tuple[str, bytes]]) -> None:
-        """Workers have told the ends of calls, each in a frame; from any thread."""
-        self._news.put([Heard(worker, frame, None, None) for worker, frame in ends])
+    def heard(self, *told: Heard) -> None:
+        """Workers have told something; from any thread."""
+        self._news.put(told)
 
     def gone(self, worker: str) -> None:
         """A worker is no more; from any thread."""
@@ -383,7 +378,10 @@ class ClusterRunner(OpenRunnerBase):
                 outcomes.append(_crashed(flying.call, error, flying, lost))
 
     def _drop(self, flying: Flying) -> None:
-        self._flying.pop(flying.call.key, None)
+        key = flying.call.key
+        with self._changing:
+            if self._flying.get(key) is flying:  # not the next attempt, launched meanwhile
+                del self._flying[key]
         self._cluster.ended(flying)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:

@@ -23,7 +23,7 @@ from anabranch.execution import cluster_worker
 from anabranch.execution.calls import Call
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.task_runners.cluster_port import Flying, Problem
-from anabranch.task_runners.cluster_runner import ClusterRunner
+from anabranch.task_runners.cluster_runner import ClusterRunner, Heard
 from anabranch.task_runners.dask_local import LocalDask
 from anabranch.task_runners.dask_versions import refuse_versions
 from anabranch.task_runners.dask_worker import carry_out
@@ -256,8 +256,8 @@ class DaskCluster:
     def _event(self, event: tuple[float, Any]) -> None:
         message = _told(event)
         if "anabranch" in message:
-            for frame in message["anabranch"]:
-                self._runner.heard(message["worker"], frame)
+            worker = message["worker"]
+            self._runner.heard(*[Heard(worker, frame) for frame in message["anabranch"]])
 
     def _cluster_event(self, event: tuple[float, Any]) -> None:
         message = _told(event)

@@ -15,14 +15,13 @@ import ray as typed_ray
 from ray import exceptions
 
 from anabranch.execution import messages
-from anabranch.execution.calls import TaskSpec
 from anabranch.execution.cluster_calls import Constants, Sent, Template
 from anabranch.execution.messages import framed, joined, parted
 from anabranch.execution.pickling import PROTOCOL
 from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
 from anabranch.task_runners.cluster_port import Flying, Problem
-from anabranch.task_runners.cluster_runner import ClusterRunner
+from anabranch.task_runners.cluster_runner import ClusterRunner, Heard
 from anabranch.task_runners.ray_connection import Connection, Office, brief
 from anabranch.task_runners.ray_mailbox import Broke, EndedOnSeat, Given, Leave, Offered, PostOffice
 from anabranch.task_runners.ray_returns import Returned, Returns
@@ -60,8 +59,6 @@ class RayCluster:
         self._connection = connection
         self._runner = runner
         self._carry_out: dict[tuple[str, Asks], Any] = {}
-        self._last_remote: tuple[TaskSpec | None, Any] = None, None
-        self._last_head: tuple[Any, bytes] = None, b""
         self._own: Any = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
@@ -87,8 +84,8 @@ class RayCluster:
             self._share(sent.template)
             if sent.constants is not None:
                 self._share(sent.constants)
+            asks = asks_of(call.spec.resources)
             if call.spec.resources:
-                asks = asks_of(call.spec.resources)
                 self._watch.waits(call.spec.name, call.run_name, asks)
             if call.scope.parent_task_run_id is not None:
                 inner = True
@@ -97,35 +94,26 @@ class RayCluster:
                 yield None
                 continue
             values = [each.handle for each in sent.values]
-            frame, value = self._remote(call.spec).remote(
-                joined(self._head(sent), sent.data), *values
+            constants = None if sent.constants is None else sent.constants.token
+            head = pickle.dumps((self.reply_to, sent.template.token, constants), PROTOCOL)
+            frame, value = self._remote(call.spec.name, asks).remote(
+                joined(head, sent.data), *values
             )
             yield value  # known to the runner by the time that this goes on, and its end can come
             self._returns.expect(frame, call.key, call.attempt)
         if inner:
             self._distribute()
 
-    def _remote(self, spec: TaskSpec) -> Any:
-        if self._last_remote[0] is not spec:  # the next call mostly has the same
-            asks = asks_of(spec.resources)
-            known = self._carry_out.get((spec.name, asks))
-            if known is None:
-                known = self._carry_out[spec.name, asks] = ray.remote(ray_worker.carry_out).options(
-                    name=spec.name,
-                    num_returns=2,
-                    max_retries=RETRIES,
-                    **options_of(asks),
-                )
-            self._last_remote = spec, known
-        return self._last_remote[1]
-
-    def _head(self, sent: Sent) -> bytes:
-        """What a worker must know of a call to begin with."""
-        constants = None if sent.constants is None else sent.constants.token
-        place = sent.template.token, constants
-        if self._last_head[0] != place:  # likewise
-            self._last_head = place, pickle.dumps((self.reply_to, *place), PROTOCOL)
-        return self._last_head[1]
+    def _remote(self, name: str, asks: Asks) -> Any:
+        known = self._carry_out.get((name, asks))
+        if known is None:
+            known = self._carry_out[name, asks] = ray.remote(ray_worker.carry_out).options(
+                name=name,
+                num_returns=2,
+                max_retries=RETRIES,
+                **options_of(asks),
+            )
+        return known
 
     def _share(self, thing: Template | Constants) -> None:
         """Have what many calls share ready for workers, once."""
@@ -135,15 +123,15 @@ class RayCluster:
 
     def _returned(self, calls: Sequence[Returned]) -> None:
         """Calls that Ray ran are over, each with a frame or an error."""
-        ends: list[tuple[str, bytes]] = []
+        ends: list[Heard] = []
         for key, attempt, returned, error in calls:
             base = self._bases.pop(key, None)
             if error is None:
                 worker, frame = parted(returned)
-                ends.append((worker.decode(), frame))
+                ends.append(Heard(worker.decode(), frame))
             else:
                 self._broke(key, attempt, error, base)
-        self._runner.heard_ends(ends)
+        self._runner.heard(*ends)
 
     def _broke(self, key: int, attempt: int, error: BaseException, worker: str | None) -> None:
         lost = isinstance(error, _LOST)
@@ -304,9 +292,9 @@ class RayCluster:
         elif isinstance(post, EndedOnSeat):
             # A value that a worker has put belongs to that worker, and would die with it.
             handle = None if post.boxed is None else self._own.remote(post.boxed[0])
-            self._runner.heard(post.worker, post.frame, post.key, handle)
+            self._runner.heard(Heard(post.worker, post.frame, post.key, handle))
         else:
-            self._runner.heard(post.worker, post.frame, post.key)
+            self._runner.heard(Heard(post.worker, post.frame, post.key))
 
     # -- what Ray says ----------------------------------------------------------------------------
 
