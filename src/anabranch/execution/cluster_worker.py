@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from math import inf
 from queue import SimpleQueue
 from time import monotonic, sleep, time
 from typing import Any, NamedTuple, Protocol
@@ -93,7 +94,8 @@ class AtWork:
         self.key = head.key
         self.attempt = head.attempt
         self.thread = threading.get_ident()
-        self.began = self.flushed = monotonic()
+        self.began = inf  # while its function is read, whose imports are no part of its time
+        self.flushed = monotonic()
         self.told = False
         self.said: list[Message] = []
         self.frames = 0
@@ -133,12 +135,14 @@ class ClusterWorker:
             at_work.stopped = self._refused.pop(place, False)
         if not self._busy.is_set():
             self._busy.set()
-        if head.announces:
-            self._tell_start(at_work)
         self._base.set(place)
         started = time()
         try:
-            call = self._call(template, head, rest, constants, values)
+            definition = self._definition(template)
+            at_work.began, started = monotonic(), time()
+            if head.announces:
+                self._tell_start(at_work)
+            call = self._call(definition, head, rest, constants, values)
             kept = self._kept_before(call)
             outcome = kept or self._run(call, at_work)
             sent, stays = self._sent(call, outcome)
@@ -152,18 +156,21 @@ class ClusterWorker:
         frame = framed([*at_work.said, (messages.ENDED, sent, stays, at_work.frames)])
         return Ended(frame, None if stays is None else outcome.value)
 
+    def _definition(self, template: Template) -> Definition:
+        definition = self._definitions.get(template.token)
+        if definition is None:
+            definition = Definition(template, self.engine, FlowStandIn)
+            self._remember(self._definitions, template.token, definition)
+        return definition
+
     def _call(
         self,
-        template: Template,
+        definition: Definition,
         head: Head,
         data: bytes,
         constants: Constants | None,
         values: Sequence[Any],
     ) -> Call:
-        definition = self._definitions.get(template.token)
-        if definition is None:
-            definition = Definition(template, self.engine, FlowStandIn)
-            self._remember(self._definitions, template.token, definition)
         shared = None
         if constants is not None:
             shared = self._constants.get(constants.token)

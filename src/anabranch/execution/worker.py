@@ -126,8 +126,6 @@ class Worker:
         """Run a call and tell its outcome; False if the process was told to end meanwhile."""
         self._busy = True
         self._main_call = received.key
-        if received.announces:
-            self._channel.send((messages.STARTED, received.key, received.attempt))
         outcome, name = self._outcome_of(received)
         self._ending = True  # a SIGTERM that comes now must not tear what follows
         self._tell_end(outcome, name)
@@ -156,7 +154,9 @@ class Worker:
         self._channel.send((messages.ENDED, packed(outcome, name)))
 
     def _call(self, received: Received) -> Call:
-        spec = received.definition.spec()
+        spec = received.definition.spec()  # its imports are no part of the call's time
+        if received.announces:
+            self._channel.send((messages.STARTED, received.key, received.attempt))
         scope = self._scopes.get(received.scope)
         if scope is None:
             *sent, joins = loads(received.scope)
@@ -176,8 +176,6 @@ class Worker:
 
     def _run_nested(self, received: Received) -> None:
         self._threads[received.key] = threading.get_ident()
-        if received.announces:
-            self._channel.send((messages.STARTED, received.key, received.attempt))
         outcome, name = self._outcome_of(received)
         del self._threads[received.key]
         self._tell_end(outcome, name)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 
-from anabranch import wait
+from anabranch import task, wait
 from anabranch.errors import RunTimedOut
 from anabranch.testing.contract.base import ContractTests
 from anabranch.testing.contract.tasks import (
@@ -18,6 +19,16 @@ from anabranch.testing.contract.tasks import (
     open_gates,
     waits_at_gate,
 )
+
+
+class LoadsSlowly:
+    """Takes its time wherever it is brought to."""
+
+    def __setstate__(self, state: object) -> None:
+        sleep(0.4)
+
+    def __getstate__(self) -> str:
+        return "anything but nothing"
 
 
 class Timeouts(ContractTests):
@@ -57,6 +68,15 @@ class Timeouts(ContractTests):
             return [future.task_run.run_count]
 
         assert self.in_flow(body) == [2]
+
+    def test_a_function_may_load_for_longer_than_its_timeout(self) -> None:
+        weights = LoadsSlowly()
+
+        @task(timeout_seconds=0.2)
+        def uses() -> str:
+            return type(weights).__name__
+
+        assert self.in_flow(lambda: uses.submit().result(timeout=30)) == "LoadsSlowly"
 
     def test_result_of_what_goes_on_times_out(self, tmp_path: Path) -> None:
         impatient = fails_until.with_options(retries=1, retry_delay_seconds=FOREVER)
