@@ -46,6 +46,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
+def ray_here() -> Iterator[Any]:
+    """A `ray_here.RayHere`."""
+    from ray_here import RayHere  # Ray is slow to load
+
+    here = RayHere()
+    yield here
+    here.close()
+
+
+@pytest.fixture(scope="session")
 def postgres_database(worker_id: str) -> Iterator[str]:
     """The URL of a database for this process of the tests."""
     import psycopg

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +21,7 @@ from anabranch.execution.portable import packed
 from anabranch.execution.remote_logs import packed_record
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, Outcome
 from anabranch.task_runners import RayTaskRunner
-from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_port import Flying, Group, Problem
 from anabranch.task_runners.cluster_runner import RESTARTS, ClusterRunner, Heard, cluster_at_work
 from anabranch.task_runners.reminders import Reminders
 
@@ -40,13 +42,19 @@ class Engine:
     counts_frames = True
 
     def __init__(self) -> None:
+        self.groups: list[Group] = []
         self.cancelled: list[int] = []
+        self.problems: deque[Problem] = deque()
         self.killed: list[int] = []
         self.gone: list[str] = []
         self.told: list[Any] = []
 
-    def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
-        yield from ("handle" for _ in calls)
+    def slots(self) -> int | None:
+        return 2
+
+    def start(self, groups: Sequence[tuple[Group, Sequence[Sent]]]) -> Iterator[Any]:
+        self.groups += [group for group, _ in groups]
+        yield from ("handle" for _ in groups)
 
     def cancel(self, flying: Sequence[Flying]) -> None:
         self.cancelled += [each.call.key for each in flying]
@@ -68,7 +76,7 @@ class Engine:
         self.gone.append(worker)
 
     def look(self, flying: Iterable[Flying]) -> list[Problem]:
-        return []
+        return [self.problems.popleft() for _ in range(len(self.problems))]
 
     def close(self) -> None: ...
 
@@ -189,6 +197,64 @@ def test_a_value_that_comes_beside_its_end_is_that_of_the_call(
     runner.heard(Heard("worker", framed([(messages.ENDED, ended, 100_000, 0)]), 1, "beside"))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value.load() == "beside"
+
+
+GROUP = [
+    CALL._replace(key=key, scope=replace(SCOPE, batch_size=3), args=(key,)) for key in (2, 3, 4)
+]
+"""What goes together."""
+
+
+def ends(runner: ClusterRunner, key: int) -> None:
+    ended = packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), "t")
+    runner.heard(Heard("worker", framed([(messages.ENDED, ended, None, 0)])))
+
+
+def gone_together(runner: ClusterRunner, engine: Engine) -> Group:
+    runner.launch(GROUP)
+    until(lambda: len(engine.groups) == 2, "the group")
+    assert engine.groups[1].size == 3
+    return engine.groups[1]
+
+
+def test_calls_that_a_worker_gives_back_go_once_more(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    group = gone_together(runner, engine)
+    ends(runner, 2)
+    back = (messages.RETURNED, [(2, 1), (3, 1), (4, 1)], True, group.number)
+    for _ in range(2):  # an engine that starts it anew has it given back again
+        runner.heard(Heard("worker", framed([back])))
+    until(lambda: len(engine.groups) == 4, "those that go alone")
+    assert [each.left for each in engine.groups[2:]] == [{3}, {4}]
+    for key in (3, 4):
+        ends(runner, key)
+    until(lambda: len(inbox.all) == 3, "their ends")
+    assert [outcome.value for outcome in inbox.all] == [2, 3, 4] and len(engine.groups) == 4
+
+
+def test_a_problem_of_a_group_is_one_of_none_of_its_calls(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    group = gone_together(runner, engine)
+    for _ in range(2):  # the second is old news
+        engine.problems += [Problem(key, 1, OSError(), True, group) for key in (2, 3, 4)]
+        until(lambda: len(engine.groups) == 5 and not engine.problems, "those that go alone")
+    assert inbox.all == []
+    engine.problems.append(Problem(3, 1, OSError("it again"), True, engine.groups[3]))
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert (outcome.key, outcome.phase) == (3, CRASHED) and "it again" in str(outcome.value)
+
+
+def test_a_call_of_a_group_that_was_cancelled_is_not_given_back(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    group = gone_together(runner, engine)
+    runner.cancel([3])
+    runner.heard(Heard("worker", framed([(messages.RETURNED, [(3, 1)], False, group.number)])))
+    (outcome,) = until(lambda: inbox.all, "its end")
+    assert (outcome.key, outcome.phase) == (3, CANCELLED)
+    assert engine.cancelled == [3] and len(engine.groups) == 2
 
 
 def test_reminders_wait_a_while_and_do_not_repeat_themselves(

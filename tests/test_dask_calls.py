@@ -102,7 +102,9 @@ def test_resources_choose_the_worker(dask: DaskProcesses) -> None:
     on_gpu = its_pid.with_options(resources={"GPU": 1})
 
     def body() -> Any:
-        return set(on_gpu.map(range(8)).result()), set(its_pid.map(range(40)).result())
+        return set(on_gpu.map(range(8)).result()), set(
+            its_pid.map(range(40), batch_size=1).result()
+        )
 
     there, anywhere = on(dask, body)
     assert there == {dask.workers[1].pid}

@@ -10,12 +10,12 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_here import RayHere
 from waits import until
 
 from anabranch.errors import (
@@ -31,13 +31,10 @@ from anabranch.testing.contract.base import in_flow
 from anabranch.testing.contract.tasks import inc, length_of, note, notes, task
 
 
-@pytest.fixture(scope="module")
-def connection() -> Iterator[Any]:
+@pytest.fixture
+def connection(ray_here: RayHere) -> Any:
     """This process's Ray, which the flows here share."""
-    with ExitStack() as lifetime:
-        yield lifetime.enter_context(
-            connected_ray(None, {"num_cpus": 2, "resources": {"special": 1}})
-        )
+    return ray_here.connected(None, num_cpus=2, resources={"special": 1})
 
 
 @pytest.fixture

@@ -217,16 +217,27 @@ class Task(Traveller, Generic[P, R]):
 
         Lists, tuples, sets, ranges, iterators, arrays and `FutureList`s are mapped over; text,
         mappings, models, frames and what stands in `unmapped(...)` stay the same for each call.
-        Raises `MappingLengthMismatch` and `MappingMissingIterable` before anything is submitted.
+        Beside the task's own arguments: `wait_for` and `return_state`, as of `submit`; and
+        `batch_size`, how many calls travel to a worker together, where the task runner has workers:
+        "auto", which goes by how long they take, or a number; 1 sends each by itself, as calls go that
+        tasks submit. Each has its own state, retries, timeout and cancellation whatever it is. A task
+        with a parameter of that name gets it as its argument.
+        Raises `MappingLengthMismatch` and `MappingMissingIterable` before anything is submitted, and
+        `OptionError` for a `batch_size` that is neither.
         """
         context = self._flow_context("map")
         wait_for = kwargs.pop("wait_for", None) or ()
+        batch_size = None
+        if "batch_size" not in self.parameters.signature.parameters:
+            batch_size = _checked_batch_size(self.name, kwargs.pop("batch_size", "auto"))
         return_state = kwargs.pop("return_state", False)
         bound = self.parameters.bind(args, kwargs)
         if any(map(_is_unknown, (*bound.args, *bound.kwargs.values()))):
-            futures = self._map_later(context, bound.args, bound.kwargs, wait_for)
+            futures = self._map_later(context, bound.args, bound.kwargs, wait_for, batch_size)
         else:
-            futures = FutureList(self._submit_items(context, bound.args, bound.kwargs, wait_for))
+            futures = FutureList(
+                self._submit_items(context, bound.args, bound.kwargs, wait_for, batch_size)
+            )
         if return_state:
             futures.wait()
             return futures.states()  # pyright: ignore[reportReturnType]  # asked for
@@ -294,6 +305,7 @@ class Task(Traveller, Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         wait_for: Iterable[Any],
+        batch_size: int | None,
     ) -> list[TaskFuture[Any]]:
         names = list(self.parameters.signature.parameters)
         items: dict[str, list[Any]] = {}
@@ -327,6 +339,7 @@ class Task(Traveller, Generic[P, R]):
             wait_for=wait_for,
             mapped=True,
             context=context,
+            batch_size=batch_size,
         )
 
     def _map_later(
@@ -335,13 +348,14 @@ class Task(Traveller, Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         wait_for: Iterable[Any],
+        batch_size: int | None,
     ) -> FutureList[Any]:
         """Map over the items of a future: a run of its own makes the calls when it settles."""
 
         def expand() -> list[TaskFuture[Any]]:
             ready = tuple(_items_of(value) for value in args)
             named = {name: _items_of(value) for name, value in kwargs.items()}
-            return self._submit_items(context, ready, named, wait_for)
+            return self._submit_items(context, ready, named, wait_for, batch_size)
 
         unknown = [each for each in (*args, *kwargs.values()) if _is_unknown(each)]
         digest = inputs_digest((self.spec.key, self.spec.source, *args), kwargs)
@@ -405,6 +419,15 @@ def _checked_count(owner: str, count: int) -> int:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  # as above
         raise OptionError(owner, "max_in_flight", count, "a whole number, 1 or more")
     return count
+
+
+def _checked_batch_size(owner: str, size: Any) -> int | None:
+    """None for "auto"."""
+    if size == "auto":
+        return None
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise OptionError(owner, "batch_size", size, "'auto', or a whole number, 1 or more")
+    return size
 
 
 def _checked_resources(owner: str, resources: Mapping[str, float] | None) -> dict[str, float]:

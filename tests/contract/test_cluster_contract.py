@@ -4,15 +4,14 @@ one of two workers on the loopback."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import ClassVar
 
 import pytest
 from dask_clusters import dask_processes
+from ray_here import RayHere
 
 from anabranch.task_runners import DaskTaskRunner, RayTaskRunner
 from anabranch.task_runners.dask_local import LocalDask
-from anabranch.task_runners.ray_connection import connected_ray
 from anabranch.testing import RunnerContract
 from benchmarks.clusters import cluster
 
@@ -93,55 +92,32 @@ class TestDask(OnDask):
 
 class TestDaskProcesses(OnDask):
     two, one = "two_workers", "one_worker"
-
-
-class Connection:
-    """The one of this process: it stays until a test wants another, since new workers take a second
-    to start."""
-
-    def __init__(self) -> None:
-        self.wanted: object = None
-        self.lifetime = ExitStack()
-
-    def have(self, address: str | None, **options: int) -> RayTaskRunner:
-        """A runner that shares the connection."""
-        if self.wanted != (address, options):
-            self.lifetime.close()
-            self.wanted = address, options
-            self.lifetime.enter_context(connected_ray(address, options))
-        return RayTaskRunner(address=address)
-
-
-@pytest.fixture(scope="session")
-def connection() -> Iterator[Connection]:
-    connection = Connection()
-    yield connection
-    connection.lifetime.close()
+    replaces_workers = False
 
 
 @pytest.mark.timeout(120)  # the first call waits for workers, which take long beside other tests
 class OnRay(RunnerContract):
     @pytest.fixture(autouse=True)
-    def clusters(self, request: pytest.FixtureRequest, connection: Connection) -> None:
+    def clusters(self, request: pytest.FixtureRequest, ray_here: RayHere) -> None:
         self.request = request
-        self.connection = connection
+        self.ray_here = ray_here
 
 
 class TestRay(OnRay):
     @property
     def runner(self) -> RayTaskRunner:
-        return self.connection.have(None, num_cpus=2)
+        return self.ray_here.have(None, num_cpus=2)
 
     @property
     def one_worker(self) -> RayTaskRunner:
-        return self.connection.have(None, num_cpus=1)
+        return self.ray_here.have(None, num_cpus=1)
 
 
 class TestRayHead(OnRay):
     @property
     def runner(self) -> RayTaskRunner:
-        return self.connection.have(self.request.getfixturevalue("head_of_two"))
+        return self.ray_here.have(self.request.getfixturevalue("head_of_two"))
 
     @property
     def one_worker(self) -> RayTaskRunner:
-        return self.connection.have(self.request.getfixturevalue("head_of_one"))
+        return self.ray_here.have(self.request.getfixturevalue("head_of_one"))

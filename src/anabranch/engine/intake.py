@@ -63,6 +63,7 @@ class Intake:
         context: RunContext | None = None,
         visible: bool = True,
         digest: bytes | None = None,
+        batch_size: int | None = None,
     ) -> list[TaskFuture[Any]]:
         """Take one call for each tuple of positional arguments, in the calling context.
 
@@ -88,6 +89,7 @@ class Intake:
                 spec, (first, index), kwargs, kwargs_each, mapped, carrier, context, tally, visible
             )
             submission.digest = digest
+            submission.scope.batch_size = batch_size
             if alone and visible:
                 self._last = submission
         if (

@@ -146,7 +146,8 @@ class Scope:
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
     call's key into its id and number. `keep` makes what is left of a result for a later process.
-    `transaction` is what the runs have joined; that there is one travels.
+    `transaction` is what the runs have joined; that there is one travels. `batch_size` is how many
+    calls are to travel together, None where that is for the runner to say.
     """
 
     engine: Any
@@ -161,6 +162,7 @@ class Scope:
     map_id: str | None = None
     keep: Keep | None = None
     transaction: Any = None
+    batch_size: int | None = None
 
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from math import inf
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from anabranch.execution import messages
 from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.claims import Granted
 from anabranch.execution.cluster_calls import (
     Constants,
     Definition,
@@ -44,6 +46,8 @@ from anabranch.waiting import Waiter
 TELL_AFTER_SECONDS = 0.02
 """A call that has run for so long is told of, and so is what it has said since."""
 FLUSH_SECONDS = 0.1
+GATHER_SECONDS = 0.01
+"""Ends of calls are told after so long, together, where more calls wait for their turn."""
 REFUSED = 10_000
 """Calls that are not to begin here, and that a worker remembers."""
 KEPT = 200
@@ -53,8 +57,9 @@ KEPT = 200
 class Uplink(Protocol):
     """A worker's way to the flow, and to its engine's slots."""
 
-    def send(self, key: int, frame: bytes) -> None:
-        """Frames of a call arrive in the order in which they were sent; from any thread."""
+    def send(self, key: int | None, frame: bytes) -> None:
+        """Frames of a call arrive in the order in which they were sent, and are counted for it; those
+        of none tell ends of calls. From any thread."""
         ...
 
     def lend(self) -> AbstractContextManager[None]:
@@ -65,12 +70,30 @@ class Uplink(Protocol):
         """Give the slot of a thread that cannot be ended to others."""
         ...
 
+    def ends(self) -> bool:
+        """Whether this process was told to end: a call's end now is none of its own."""
+        ...
+
 
 class Ended(NamedTuple):
-    """What is left of a call: the frame that tells its end, and the value if that is to stay."""
+    """What is left of a call: the words that tell its end, and the value if that is to stay. Of a group
+    it is that of one call, whose `key` it has."""
 
-    frame: bytes
+    said: list[Message]
     value: Any
+    key: int | None
+
+
+class Behind:
+    """Calls of a group that have not begun, on one thread; `said` tells the ends of others."""
+
+    __slots__ = ("calls", "number", "said", "told")
+
+    def __init__(self, number: int, calls: Sequence[bytes]) -> None:
+        self.number = number
+        self.calls = deque(calls)
+        self.said: list[Message] = []
+        self.told = monotonic()
 
 
 class AtWork:
@@ -80,6 +103,7 @@ class AtWork:
     __slots__ = (
         "attempt",
         "began",
+        "behind",
         "flushed",
         "frames",
         "interrupt",
@@ -90,7 +114,8 @@ class AtWork:
         "told",
     )
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, behind: Behind | None) -> None:
+        self.behind = behind
         self.key = head.key
         self.attempt = head.attempt
         self.thread = threading.get_ident()
@@ -124,37 +149,93 @@ class ClusterWorker:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def carry_out(
-        self, template: Template, data: bytes, constants: Constants | None, values: Sequence[Any]
+    def carry_out_group(
+        self,
+        template: Template,
+        number: int,
+        calls: Sequence[bytes],
+        constants: Constants | None,
+        granted: Granted | None,
+        settle: Callable[[int], object],
     ) -> Ended:
-        """Run a call on this thread; never raises what the call does."""
+        """Run calls on this thread one after the other, as far as they are granted. `settle` takes
+        the place of a call whose value is to stay as that of all."""
+        if granted is None:  # its worker before died; what it had told has come
+            return Ended([_returned(number, calls, True)], None, None)
+        if granted.only is not None:
+            ended = self.carry_out(template, calls[granted.only], constants, ())
+            return ended._replace(said=[*ended.said, _returned(number, calls, True)])
+        struck = granted.struck
+        behind = Behind(number, [each for each in calls if split(each)[0].key not in struck])
+        value, key = None, None
+        while value is None and (data := self._next(behind)) is not None:
+            said, value, key = self.carry_out(template, data, constants, (), behind)
+            if self.uplink.ends():
+                return Ended(behind.said, None, None)
+            if value is not None:
+                settle(calls.index(data))
+                self._give_back(behind)
+            with self._changing:
+                behind.said += said
+                if monotonic() - behind.told > GATHER_SECONDS:
+                    self._tell_ends(behind)
+        return Ended(behind.said, value, key)
+
+    def _next(self, behind: Behind) -> bytes | None:
+        with self._changing:
+            return behind.calls.popleft() if behind.calls else None
+
+    def _give_back(self, behind: Behind | None) -> None:
+        """Others are to run what has not begun; the ends of what has are told."""
+        if behind is None:
+            return
+        with self._changing:
+            if behind.calls:
+                behind.said.append(_returned(behind.number, behind.calls, False))
+                behind.calls.clear()
+            if behind.said:
+                self._tell_ends(behind)
+
+    def _tell_ends(self, behind: Behind) -> None:
+        behind.told = monotonic()
+        said, behind.said = behind.said, []
+        self.uplink.send(None, framed(said))
+
+    def carry_out(
+        self,
+        template: Template,
+        data: bytes,
+        constants: Constants | None,
+        values: Sequence[Any],
+        behind: Behind | None = None,
+    ) -> Ended:
+        """Run a call on this thread, with others `behind` it; never raises what the call does."""
         head, rest = split(data)
-        at_work, place = AtWork(head), (head.key, head.attempt)
+        at_work, place = AtWork(head, behind), (head.key, head.attempt)
         with self._changing:
             self._at_work[place] = at_work
             at_work.stopped = self._refused.pop(place, False)
         if not self._busy.is_set():
             self._busy.set()
         self._base.set(place)
-        started = time()
+        started, value = time(), None
         try:
             definition = self._definition(template)
             at_work.began, started = monotonic(), time()
             if head.announces:
                 self._tell_start(at_work)
             call = self._call(definition, head, rest, constants, values)
-            kept = self._kept_before(call)
-            outcome = kept or self._run(call, at_work)
+            outcome = self._kept_before(call) or self._run(call, at_work)
             sent, stays = self._sent(call, outcome)
+            if stays is not None:
+                value = outcome.value
         except BaseException as error:  # imports run users' code, and so does reading arguments
-            call = Call(head.key, head.attempt, _NO_SPEC, _NO_SCOPE, (), {}, head.name)
-            outcome = failure(call, error, started, time() - started)
-            sent, stays = packed(outcome, head.name or "a task"), None
+            sent, stays = _unread(head, error, started)
         finally:
             with self._changing:
                 del self._at_work[place]
-        frame = framed([*at_work.said, (messages.ENDED, sent, stays, at_work.frames)])
-        return Ended(frame, None if stays is None else outcome.value)
+        said = [*at_work.said, (messages.ENDED, sent, stays, at_work.frames)]
+        return Ended(said, value, head.key)
 
     def _definition(self, template: Template) -> Definition:
         definition = self._definitions.get(template.token)
@@ -256,6 +337,7 @@ class ClusterWorker:
         if at_work is None or at_work.thread != threading.get_ident():
             yield  # a thread that holds no slot
             return
+        self._give_back(at_work.behind)
         self._say(at_work, (messages.WAITS, at_work.key, at_work.attempt))
         try:
             with self.uplink.lend():
@@ -309,6 +391,8 @@ class ClusterWorker:
             now = monotonic()
             with self._changing:
                 for at_work in list(self._at_work.values()):
+                    if now - at_work.began > TELL_AFTER_SECONDS:
+                        self._give_back(at_work.behind)
                     if not at_work.told and now - at_work.began > TELL_AFTER_SECONDS:
                         self._tell_start(at_work)
                     elif at_work.said and now - at_work.flushed > FLUSH_SECONDS:
@@ -341,6 +425,7 @@ class ClusterWorker:
                 elif message[0] == messages.ABANDON:
                     at_work = self._at_work.get((message[1], message[2]))
                     if at_work is not None:
+                        self._give_back(at_work.behind)
                         self.uplink.abandon(at_work.thread)
 
     def _interrupt(self, key: int, attempt: int) -> None:
@@ -361,6 +446,8 @@ class ClusterWorker:
         with self._changing:
             left = list(self._at_work.values())
         for at_work in left:
+            if at_work.behind is not None:
+                at_work.behind.calls.clear()
             self._interrupt(at_work.key, at_work.attempt)
             self.uplink.abandon(at_work.thread)
         self._closed = True
@@ -427,6 +514,18 @@ def log(engine: Any, data: bytes) -> bool:
         if (engine is None or worker.engine is engine) and worker.log(data):
             return True
     return False
+
+
+def _returned(group: int, calls: Iterable[bytes], alone: bool) -> Message:
+    """Gives calls of a group back; `alone` where one of them may have ended a worker."""
+    heads = [split(data)[0] for data in calls]
+    return messages.RETURNED, [(head.key, head.attempt) for head in heads], alone, group
+
+
+def _unread(head: Head, error: BaseException, started: float) -> tuple[Any, None]:
+    """The end of a call whose function or arguments could not be read, as it travels."""
+    call = Call(head.key, head.attempt, _NO_SPEC, _NO_SCOPE, (), {}, head.name)
+    return packed(failure(call, error, started, time() - started), head.name or "a task"), None
 
 
 def _nothing() -> None:

@@ -27,7 +27,9 @@ NOTICE: Final = 6  # bytes of what the engine tells, see requests.py
 STARTED: Final = 7  # key, attempt
 ENDED: Final = 8  # a packed outcome; of a cluster also the size of a value that stays there, frames
 LOG: Final = 9  # bytes of a log record's attributes
-RETURNED: Final = 10  # keys of calls that it has not begun and gives back; whether as asked
+# Calls that it has not begun and gives back: their keys, whether as asked; from a cluster their keys
+# and attempts, whether they are to go alone, the number of their group.
+RETURNED: Final = 10
 WAITS: Final = 11  # key of a call that has begun to wait for others; on clusters the attempt too
 GOES_ON: Final = 12  # the same of one that waits no more
 REQUEST: Final = 13  # key of a call, bytes of what it asks of the engine, see requests.py

@@ -127,8 +127,9 @@ class RemoteEngine:
         context: RunContext | None = None,
         visible: bool = True,
         digest: bytes | None = None,
+        batch_size: int | None = None,
     ) -> list[Run]:
-        """As `Engine.submit`; a call for `runner` stays here. Also raises `UnpicklableError`."""
+        """As `Engine.submit`; a call for `runner` stays here, others travel alone. Also raises `UnpicklableError`."""
         context = context or current_context()
         wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
         if runner is not None and spec.caching is None:  # else the flow looks for its result

@@ -11,10 +11,22 @@ from anabranch.execution.cluster_calls import Sent
 
 
 @dataclass(slots=True, eq=False)
+class Group:
+    """Calls that travel together; `left` are the keys of those that have not ended."""
+
+    number: int
+    size: int
+    left: set[int]
+
+
+@dataclass(slots=True, eq=False)
 class Flying:
-    """A call that is out. `handle` is the engine's own for it and its value."""
+    """A call that is out. `kind` is the token of its template; `group` is known once it goes, and
+    `handle`, the engine's own for its group and the value of that, a little later."""
 
     call: Call
+    kind: str
+    group: Group | None = None
     handle: Any = None
     worker: str | None = None
     began: float | None = None  # monotonic
@@ -27,14 +39,30 @@ class Flying:
     end: Any = None  # the message, where it overtook others of the call
     overtaken_at: float | None = None
 
+    @property
+    def is_grouped(self) -> bool:
+        """Whether it travels with others."""
+        return self.group is not None and self.group.size > 1
+
 
 class Problem(NamedTuple):
-    """Why a call cannot go on by what the engine says; `lost` where its worker died."""
+    """Why a call cannot go on by what the engine says; `lost` where its worker died. `group` is the one
+    in which it went, None where it cannot go again."""
 
     key: int
     attempt: int
     error: BaseException
     lost: bool
+    group: Group | None = None
+
+
+def members_by_group(flying: Iterable[Flying]) -> dict[int, list[Flying]]:
+    """Those that travel with others, by the number of their group."""
+    members: dict[int, list[Flying]] = {}
+    for each in flying:
+        if each.group is not None and each.is_grouped:
+            members.setdefault(each.group.number, []).append(each)
+    return members
 
 
 class Cluster(Protocol):
@@ -45,8 +73,12 @@ class Cluster(Protocol):
     counts_frames: bool
     """Whether a call's end can overtake what was told before it."""
 
-    def start(self, calls: Sequence[Sent]) -> Iterable[Any]:
-        """Take these calls to workers; a handle for each, in this order."""
+    def slots(self) -> int | None:
+        """How many calls the workers run at a time; None where they take no groups."""
+        ...
+
+    def start(self, groups: Sequence[tuple[Group, Sequence[Sent]]]) -> Iterable[Any]:
+        """Take these groups to workers; a handle for each, in this order."""
         ...
 
     def cancel(self, flying: Sequence[Flying]) -> None:

@@ -6,6 +6,7 @@ with on one thread, in the order in which it came.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import traceback
@@ -25,13 +26,17 @@ from anabranch.execution.portable import unpacked
 from anabranch.execution.remote_logs import handle_remote, logger_levels
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, Away, Outcome, RemoteValue
 from anabranch.task_runners.base import Capabilities, Desk, Inbox, OpenRunnerBase
-from anabranch.task_runners.cluster_port import Cluster, Flying
-from anabranch.task_runners.gathering import MOST_AT_ONCE, Gathering
+from anabranch.task_runners.cluster_port import Cluster, Flying, Group
+from anabranch.task_runners.grouping import Grouping
 from anabranch.task_runners.thread_pool import not_begun
 
 logger = logging.getLogger("anabranch.runs")
 
 TICK_SECONDS = 0.1
+MOST_AT_ONCE = 1_000
+"""Calls that are given to an engine at once, and words of workers that are dealt with at once."""
+PROBE_SECONDS = 0.03
+"""Calls that wait to hear how long the first of their task takes wait no longer."""
 DOUBT_SECONDS = 0.2
 """A call that was cancelled and says so long nothing had not begun."""
 LATE_SECONDS = 10.0
@@ -84,22 +89,38 @@ class ClusterRunner(OpenRunnerBase):
         self._outlived: dict[tuple[int, int], Flying] = {}  # earlier attempts, by key and attempt
         self._changing = threading.RLock()
         self._packing = threading.Lock()
+        self._grouping = Grouping()
+        self._numbers = itertools.count(1)
+        self._may_start = threading.Event()
         self._news: SimpleQueue[Sequence[Any]] = SimpleQueue()
         self._desks: dict[str, Desk] = {}
         self._remote: WeakSet[RemoteValue] = WeakSet()
-        self._closing = False
+        self._ending = self._closing = False
         self._thread = threading.Thread(target=self._work, name="anabranch-cluster", daemon=True)
+        self._starts = threading.Thread(
+            target=self._keep_starting, name="anabranch-starts", daemon=True
+        )
 
     def work_on(self, cluster: Cluster) -> None:
         """Begin, with the engine's side."""
         self._cluster = cluster
         self._sending = Sending(cluster.reply_to, logger_levels())
-        self._starts = Gathering(self._start, "anabranch-starts")
+        self._starts.start()
         self._thread.start()
 
     # -- the port ---------------------------------------------------------------------------------
 
     def launch(self, calls: Sequence[Call]) -> None:
+        ready = self._packed(calls)
+        with self._changing:
+            for sent in ready:
+                self._supersede(sent.call.key)
+                self._flying[sent.call.key] = Flying(sent.call, sent.template.token)
+        self._grouping.put(ready)
+        self._may_start.set()
+
+    def _packed(self, calls: Sequence[Call]) -> list[Sent]:
+        """The calls as they travel; those that cannot have failed."""
         ready: list[Sent] = []
         bad: list[Outcome] = []
         with self._packing:
@@ -108,36 +129,59 @@ class ClusterRunner(OpenRunnerBase):
                     ready.append(self._sending.sent(calls, number))
                 except Exception as error:  # mostly `UnpicklableError`
                     bad.append(Outcome(call.key, call.attempt, FAILED, error, time(), 0.0))
-        with self._changing:
-            for sent in ready:
-                self._supersede(sent.call.key)
-                self._flying[sent.call.key] = Flying(sent.call)
-        if ready:
-            self._starts.put(ready)
         if bad:
             self._news.put(bad)
+        return ready
 
-    def _start(self, launched: list[Sent]) -> None:
-        ready = [sent for sent in launched if self._wanted(sent.call) is not None]
-        unwanted: list[Flying] = []
+    def _keep_starting(self) -> None:
+        while not self._ending:
+            self._may_start.wait()
+            self._may_start.clear()
+            while not self._ending and self._start():
+                pass
+
+    def _start(self) -> bool:
+        """Give the engine what is to go now; whether there was any."""
         try:
-            for number, handle in enumerate(self._cluster.start(ready)):
-                call = ready[number].call
-                flying = self._wanted(call)
-                if flying is not None:
-                    flying.handle = handle
-                elif handle is not None:
-                    unwanted.append(Flying(call, handle))
+            slots = self._cluster.slots()
+        except Exception:  # it is gone, which starting says
+            slots = None
+        taken = self._grouping.take(slots, self._is_wanted, MOST_AT_ONCE)
+        groups = [
+            (Group(next(self._numbers), len(calls), {sent.call.key for sent in calls}), calls)
+            for calls in taken
+        ]
+        flying = [[self._goes(sent, group) for sent in calls] for group, calls in groups]
+        try:
+            for number, handle in enumerate(self._cluster.start(groups)):
+                for each in flying[number]:
+                    each.handle = handle
         except Exception as error:  # the cluster is gone, or refuses these
-            calls = [sent.call for sent in ready if self._wanted(sent.call) is not None]
-            for call in calls:
-                self._flying.pop(call.key, None)
-            self._news.put([_crashed(call, error) for call in calls])
-        if unwanted:
+            left = [each for members in flying for each in members if self._is_out(each)]
+            for each in left:
+                self._drop(each)
+            self._news.put([_crashed(each.call, error) for each in left])
+        doomed = [each for members in flying for each in members if each.doomed_at is not None]
+        if doomed:
             try:
-                self._cluster.cancel(unwanted)
+                self._cluster.cancel(doomed)
             except Exception as error:  # this thread may not end before the flow does
                 logger.debug("Calls that nobody wants could not be cancelled: %s", error)
+        return bool(groups)
+
+    def _goes(self, sent: Sent, group: Group) -> Flying:
+        flying = self._wanted(sent.call)
+        if flying is None:  # it was cancelled just now
+            flying = Flying(sent.call, sent.template.token, doomed_at=monotonic())
+            group.left.discard(sent.call.key)
+        flying.group = group
+        return flying
+
+    def _is_wanted(self, sent: Sent) -> bool:
+        return self._wanted(sent.call) is not None
+
+    def _is_out(self, flying: Flying) -> bool:
+        return self._flying.get(flying.call.key) is flying
 
     def _wanted(self, call: Call) -> Flying | None:
         """What is known of a call, unless it was cancelled since it was launched."""
@@ -152,6 +196,7 @@ class ClusterRunner(OpenRunnerBase):
         if before is not None:
             before.doomed_at = before.doomed_at or monotonic()
             self._outlived[key, before.call.attempt] = before
+            self._leave_group(before)
             self._cluster.ended(before)
 
     def cancel(self, keys: Iterable[int]) -> None:
@@ -183,7 +228,9 @@ class ClusterRunner(OpenRunnerBase):
 
     def close(self) -> None:
         """Bring values home that someone still has a future of, and let the cluster go."""
-        self._starts.close()
+        self._ending = True
+        self._may_start.set()
+        self._starts.join()
         self._end_what_is_left()
         self._bring_home()
         self._closing = True
@@ -228,6 +275,8 @@ class ClusterRunner(OpenRunnerBase):
                     self._tick(outcomes)
                 if outcomes:
                     self._inbox.finished(outcomes)
+                if self._grouping.holds():
+                    self._may_start.set()
             except Exception:  # this thread may not end before the flow does
                 logger.exception("What the cluster says could not be dealt with")
 
@@ -269,6 +318,8 @@ class ClusterRunner(OpenRunnerBase):
                 self._is_on(flying, worker)
                 flying.waits = tag == messages.WAITS
                 self._cluster.waits(flying)
+        elif tag == messages.RETURNED:
+            self._returned(message[1], message[2], message[3], outcomes)
         elif tag == messages.REQUEST:
             flying = self._flying.get(message[1])
             if flying is not None:
@@ -311,7 +362,9 @@ class ClusterRunner(OpenRunnerBase):
         self._is_on(flying, worker)
         self._drop(flying)
         outcome = unpacked(sent, flying.call.run_name, self._inbox)
+        self._grouping.ended(flying.kind, outcome.seconds)
         if stays is not None and outcome.phase == COMPLETED:
+            self._grouping.is_large(flying.kind)
             remote = RemoteValue(self, flying.handle, stays, self._fetch)
             self._remote.add(remote)
             outcome = outcome._replace(value=Away(remote.load, remote))
@@ -329,6 +382,41 @@ class ClusterRunner(OpenRunnerBase):
             flying.frames += 1
             if flying.end is not None:
                 self._ended(heard.worker, flying.end, outcomes)
+
+    def _returned(
+        self,
+        places: Sequence[tuple[int, int]],
+        alone: bool,
+        number: int,
+        outcomes: list[Outcome],
+    ) -> None:
+        """A worker has given back calls of a group that it has not begun, or that went down with
+        another; those go alone."""
+        again: list[Flying] = []
+        for key, attempt in places:
+            flying = self._flying.get(key)
+            if flying is None or flying.call.attempt != attempt or flying.end is not None:
+                continue
+            if flying.group is None or flying.group.number != number:
+                continue  # it goes again already
+            if flying.doomed_at is None:
+                again.append(flying)
+            else:
+                self._drop(flying)
+                outcomes.append(not_begun(flying.call))
+        self._go_again(again, alone)
+
+    def _go_again(self, again: Sequence[Flying], alone: bool) -> None:
+        ready = self._packed([flying.call for flying in again])
+        with self._changing:
+            for flying in again:
+                self._drop(flying)
+            doomed = {flying.call.key: flying.doomed_at for flying in again}
+            for sent in ready:
+                key = sent.call.key
+                new = Flying(sent.call, sent.template.token, doomed_at=doomed[key])
+                self._flying[key] = new
+        self._grouping.put(ready, again=True, alone=alone)
 
     def _desk(self, worker: str) -> Desk:
         desk = self._desks.get(worker)
@@ -356,6 +444,10 @@ class ClusterRunner(OpenRunnerBase):
                 self._interrupt(flying, True)
             elif flying.began is None and waited > LATE_SECONDS:
                 del self._outlived[place]
+        for flying in list(self._flying.values()):
+            began, kind = flying.began, flying.kind
+            if began and now - began > PROBE_SECONDS and self._grouping.unmeasured(kind):
+                self._grouping.is_long(kind)
         for flying in [each for each in list(self._flying.values()) if each.end is not None]:
             self._ended(flying.worker or "", flying.end, outcomes)
         for flying in [each for each in list(self._flying.values()) if each.restarts > RESTARTS]:
@@ -365,9 +457,14 @@ class ClusterRunner(OpenRunnerBase):
                 f"{flying.restarts} workers died under it; the last is {flying.worker}"
             )
             outcomes.append(_crashed(flying.call, worn, flying))
-        for key, attempt, error, lost in self._cluster.look(list(self._flying.values())):
+        for key, attempt, error, lost, group in self._cluster.look(list(self._flying.values())):
             flying = self._flying.get(key)
-            if flying is None or flying.call.attempt != attempt:
+            if flying is None or flying.call.attempt != attempt or flying.end is not None:
+                continue
+            if group is not None and group is not flying.group:
+                continue  # it goes again, alone
+            if flying.doomed_at is None and flying.is_grouped:
+                self._go_again([flying], True)  # it may be the fault of another
                 continue
             self._drop(flying)
             if flying.doomed_at is not None:
@@ -382,7 +479,15 @@ class ClusterRunner(OpenRunnerBase):
         with self._changing:
             if self._flying.get(key) is flying:  # not the next attempt, launched meanwhile
                 del self._flying[key]
+            self._leave_group(flying)
         self._cluster.ended(flying)
+
+    def _leave_group(self, flying: Flying) -> None:
+        group = flying.group
+        if group is not None and flying.call.key in group.left:
+            group.left.discard(flying.call.key)
+            if not group.left:
+                self._grouping.came_back(flying.kind)
 
     def _interrupt(self, flying: Flying, last: bool) -> None:
         if flying.worker is None or flying.abandoned:

@@ -19,14 +19,13 @@ from distributed import Client, KilledWorker, performance_report
 from distributed.comm.addressing import get_address_host_port
 
 from anabranch.errors import ClusterConnectionError, MissingExtraError, TaskRunnerOptionError
-from anabranch.execution import cluster_worker
-from anabranch.execution.calls import Call
+from anabranch.execution import claims, cluster_worker
 from anabranch.execution.cluster_calls import Constants, Sent, Template
-from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_port import Flying, Group, Problem, members_by_group
 from anabranch.task_runners.cluster_runner import ClusterRunner, Heard
 from anabranch.task_runners.dask_local import LocalDask
 from anabranch.task_runners.dask_versions import refuse_versions
-from anabranch.task_runners.dask_worker import carry_out
+from anabranch.task_runners.dask_worker import carry_out, carry_out_group
 from anabranch.task_runners.reminders import Reminders
 
 if TYPE_CHECKING:
@@ -165,6 +164,7 @@ class DaskCluster:
         self._shared: dict[str, Any] = {}  # templates and constants, by token
         self._sharing = Lock()
         self._notices: dict[str, list[bytes]] = {}  # by worker, while one tells it
+        self._slots: int | None = None  # not asked for yet
         self._looked = 0.0
         self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
         self._reminders = Reminders()
@@ -177,34 +177,50 @@ class DaskCluster:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
-        for _, alike in groupby(calls, _shape):
+    def slots(self) -> int | None:
+        if self._slots is None:
+            self._slots = self._asked_for_slots()
+        return self._slots or None
+
+    def _asked_for_slots(self) -> int:
+        """Of all workers; 0 where calls cannot be grouped, for which the scheduler has to know this
+        package."""
+        try:
+            self.client.run_on_scheduler(claims.open_claims, self.reply_to)
+        except (ImportError, AttributeError) as error:
+            logger.debug("Calls go one by one, the scheduler cannot keep claims: %s", error)
+            return 0
+        return max(1, self.client.scheduler_info(n_workers=0)["total_threads"])
+
+    def start(self, groups: Sequence[tuple[Group, Sequence[Sent]]]) -> Iterator[Any]:
+        for _, alike in groupby(groups, _shape):
             yield from self._start_alike(list(alike))
 
-    def _start_alike(self, calls: Sequence[Sent]) -> list[Any]:
+    def _start_alike(self, groups: Sequence[tuple[Group, Sequence[Sent]]]) -> list[Any]:
         """One `map` of Dask's: the scheduler makes the tasks, in the order in which they stand."""
-        spec, count = calls[0].call.spec, len(calls)
-        template, constants = calls[0].template, calls[0].constants
-        columns: list[Sequence[Any]] = [
-            [TaskRef(self._share(template))] * count,
-            [sent.data for sent in calls],
-        ]
-        if constants is not None or calls[0].values:
+        first, count = groups[0][1][0], len(groups)
+        spec, constants = first.call.spec, first.constants
+        columns: list[Sequence[Any]] = [[TaskRef(self._share(first.template))] * count]
+        if groups[0][0].size > 1:
+            columns.append([group.number for group, _ in groups])
+            columns.append([[sent.data for sent in calls] for _, calls in groups])
+        else:
+            columns.append([sent.data for _, (sent,) in groups])
+        if constants is not None or first.values:
             columns.append([None if constants is None else TaskRef(self._share(constants))] * count)
-            handles: list[list[Any]] = [[value.handle for value in sent.values] for sent in calls]
+            heads = [calls[0] for _, calls in groups]  # only who goes alone has such values
+            handles: list[list[Any]] = [[each.handle for each in sent.values] for sent in heads]
             columns += zip(*([TaskRef(each.key) for each in row] for row in handles), strict=True)
+        name = f"{spec.name}-{self._label}"
         futures: list[Any] = self.client.map(
-            carry_out,
+            carry_out_group if groups[0][0].size > 1 else carry_out,
             *columns,
-            key=[self._key(sent.call) for sent in calls],
+            key=[(name, group.number) for group, _ in groups],
             pure=False,
             resources=dict(spec.resources) or None,
             priority=spec.priority,
         )
         return futures
-
-    def _key(self, call: Call) -> tuple[str, int]:
-        return (f"{call.spec.name}-{self._label}-{call.attempt}", call.key)
 
     def _share(self, thing: Template | Constants) -> str:
         """The Dask key of what many calls share, sent once."""
@@ -218,23 +234,52 @@ class DaskCluster:
         return future.key
 
     def cancel(self, flying: Sequence[Flying]) -> None:
-        handles = {each.call.key: each.handle for each in flying if each.handle is not None}
-        if handles:
-            calls = [(each.call.key, each.call.attempt) for each in flying]
-            self.client.loop.add_callback(self._cancel, handles, calls)
+        out = [each for each in flying if each.handle is not None]
+        if out:
+            self.client.loop.add_callback(self._cancel, out)
 
-    async def _cancel(self, handles: dict[int, Any], calls: list[tuple[int, int]]) -> None:
-        """Dask forgets a cancelled call that has begun, and takes its thread for idle: workers say
-        first what they have begun."""
+    async def _cancel(self, flying: Sequence[Flying]) -> None:
         try:
-            told: dict[str, list[int]] = await self.client.run(
-                _stop, self.reply_to, calls, on_error="ignore"
-            )
-            begun = {key for keys in told.values() for key in keys}
-            idle = [handle for key, handle in handles.items() if key not in begun]
-            await self.client.cancel(idle, asynchronous=True)
+            await self._cancel_alone([each for each in flying if not each.is_grouped])
+            await self._strike([each for each in flying if each.is_grouped])
         except Exception as error:  # the connection is gone, and they with it
             logger.debug("Dask could not be asked to cancel: %s", error)
+
+    async def _cancel_alone(self, flying: Sequence[Flying]) -> None:
+        """Dask forgets a cancelled call that has begun, and takes its thread for idle: workers say
+        first what they have begun."""
+        if flying:
+            begun = await self._stop(flying)
+            idle = [each.handle for each in flying if each.call.key not in begun]
+            await self.client.cancel(idle, asynchronous=True)
+
+    async def _stop(self, flying: Sequence[Flying], *workers: str) -> set[int]:
+        """Have these workers, or all, stop calls; the keys of those that have begun."""
+        calls = [(each.call.key, each.call.attempt) for each in flying]
+        told: dict[str, list[int]] = await self.client.run(
+            _stop, self.reply_to, calls, workers=list(workers) or None, on_error="ignore"
+        )
+        return {key for keys in told.values() for key in keys}
+
+    async def _strike(self, flying: Sequence[Flying]) -> None:
+        """A group that no worker has claimed begins without them, or not at all; who has claimed it
+        is told."""
+        members = members_by_group(flying)
+        if not members:
+            return
+        keys = {number: [each.call.key for each in some] for number, some in members.items()}
+        answers = await self.client.run_on_scheduler(claims.strike, self.reply_to, keys)
+        begun: dict[str, list[Flying]] = {}
+        idle: list[Any] = []
+        for number, (worker, struck) in answers.items():
+            some = members[number]
+            if worker is not None:
+                begun.setdefault(worker, []).extend(some)
+            elif some[0].group is not None and struck == some[0].group.size:
+                idle.append(some[0].handle)
+        await self.client.cancel(idle, asynchronous=True)
+        for worker, some in begun.items():
+            await self._stop(some, worker)
 
     def kill(self, flying: Flying) -> None:
         """Dask has no way."""
@@ -301,7 +346,10 @@ class DaskCluster:
             if not self._let_go:
                 self._let_go = True
                 self.client.loop.add_callback(self.client.close)  # it would try again for 10 s
-            return [Problem(each.call.key, each.call.attempt, gone, False) for each in flying]
+            return [
+                Problem(each.call.key, each.call.attempt, gone, False, each.group)
+                for each in flying
+            ]
         problems: list[Problem] = []
         for each in flying:
             if each.handle is None:
@@ -313,13 +361,13 @@ class DaskCluster:
                 since = self._finished.setdefault(call.key, now)
                 if now - since > HEARD_SECONDS:
                     error: BaseException = ConnectionError("its end was not heard of")
-                    problems.append(Problem(call.key, call.attempt, error, True))
+                    problems.append(Problem(call.key, call.attempt, error, True, each.group))
                 continue
             if each.doomed_at is not None and status == "cancelled":
                 continue
             error = each.handle.exception() if status == "error" else self._gone()
             lost = isinstance(error, KilledWorker)
-            problems.append(Problem(call.key, call.attempt, error, lost))
+            problems.append(Problem(call.key, call.attempt, error, lost, each.group))
         self._finished = {
             each.call.key: self._finished[each.call.key]
             for each in flying
@@ -340,6 +388,7 @@ class DaskCluster:
         tells nothing for a long time."""
         try:
             info = await self.client.scheduler.identity(n_workers=-1)
+            self._slots = self._slots and max(1, info["total_threads"])
             self._say_why_they_wait(flying, info["workers"])
         except Exception as error:
             logger.debug("Dask could not be asked for its workers: %s", error)
@@ -386,12 +435,15 @@ class DaskCluster:
         if self.client.status == "running":
             telling = self.client.run(_forget, self.reply_to, on_error="ignore")
             await asyncio.wait_for(telling, LEAVE_SECONDS)
+            if self._slots:
+                await self.client.run_on_scheduler(claims.close_claims, self.reply_to)
 
 
-def _shape(sent: Sent) -> tuple[str, str | None, int]:
-    """What calls must have in common to be started together."""
+def _shape(group: tuple[Group, Sequence[Sent]]) -> tuple[str, str | None, int, bool]:
+    """What groups must have in common to be started together."""
+    sent = group[1][0]
     constants = None if sent.constants is None else sent.constants.token
-    return sent.template.token, constants, len(sent.values)
+    return sent.template.token, constants, len(sent.values), group[0].size > 1
 
 
 def _told(event: tuple[float, Any]) -> dict[str, Any]:

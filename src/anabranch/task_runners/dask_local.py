@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ import cloudpickle  # pyright: ignore[reportMissingTypeStubs]  # it has none
 from anabranch.errors import ClusterConnectionError
 
 LEAVE_SECONDS = 10.0
+LOOK_SECONDS = 1.0
+"""How often workers are counted."""
+LOST_SECONDS = 8
+"""One that is gone for so long does not come back by itself."""
 
 
 class LocalDask:
@@ -83,7 +88,13 @@ def main() -> None:
         from distributed import LocalCluster
 
         # On one machine who does not answer at once is gone; Dask's own 30 s hold up the others.
-        dask.config.set({"distributed.comm.timeouts.connect": "5s"})  # pyright: ignore[reportPrivateImportUsage]  # as its documentation has it
+        # And a worker that is killed while it starts is never replaced: it is forgotten after a while.
+        dask.config.set(  # pyright: ignore[reportPrivateImportUsage]  # as its documentation has it
+            {
+                "distributed.comm.timeouts.connect": "5s",
+                "distributed.deploy.lost-worker-timeout": f"{LOST_SECONDS}s",
+            }
+        )
         options: dict[str, Any] = {
             "host": "127.0.0.1",
             "dashboard_address": "127.0.0.1:0",
@@ -95,7 +106,11 @@ def main() -> None:
             if adapt_kwargs:
                 cluster.adapt(**adapt_kwargs)
             print("ready", cluster.scheduler_address, file=out, flush=True)
-            sys.stdin.buffer.read()  # until the flow's process closes it, or ends
+            workers = len(cluster.worker_spec)
+            # Until the flow's process closes it, or ends.
+            while not select.select([sys.stdin], [], [], LOOK_SECONDS)[0]:
+                if not adapt_kwargs:
+                    cluster.scale(workers)  # does nothing where there are so many
             cluster.close(timeout=LEAVE_SECONDS / 2)
     except BaseException as error:
         print("failed", f"{type(error).__name__}: {error}".replace("\n", " "), file=out, flush=True)

@@ -20,7 +20,7 @@ from anabranch.execution.messages import framed, joined, parted
 from anabranch.execution.pickling import PROTOCOL
 from anabranch.runs import run_id
 from anabranch.task_runners import ray_worker
-from anabranch.task_runners.cluster_port import Flying, Problem
+from anabranch.task_runners.cluster_port import Flying, Group, Problem, members_by_group
 from anabranch.task_runners.cluster_runner import ClusterRunner, Heard
 from anabranch.task_runners.ray_connection import Connection, Office, brief
 from anabranch.task_runners.ray_mailbox import Broke, EndedOnSeat, Given, Leave, Offered, PostOffice
@@ -58,7 +58,7 @@ class RayCluster:
         self.reply_to = (office.name, NAMESPACE, label)
         self._connection = connection
         self._runner = runner
-        self._carry_out: dict[tuple[str, Asks], Any] = {}
+        self._carry_out: dict[tuple[Any, str, Asks], Any] = {}
         self._own: Any = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
@@ -77,37 +77,50 @@ class RayCluster:
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def start(self, calls: Sequence[Sent]) -> Iterator[Any]:
+    def slots(self) -> int | None:
+        return max(1, int(self._watch.totals.get("CPU", 1)))
+
+    def start(self, groups: Sequence[tuple[Group, Sequence[Sent]]]) -> Iterator[Any]:
         inner = False
-        for sent in calls:
-            call = sent.call
-            self._share(sent.template)
-            if sent.constants is not None:
-                self._share(sent.constants)
+        for group, calls in groups:
+            first = calls[0]
+            call = first.call
+            self._share(first.template)
+            if first.constants is not None:
+                self._share(first.constants)
             asks = asks_of(call.spec.resources)
             if call.spec.resources:
                 self._watch.waits(call.spec.name, call.run_name, asks)
-            if call.scope.parent_task_run_id is not None:
+            if call.scope.parent_task_run_id is not None:  # such go alone
                 inner = True
                 with self._changing:
-                    self._seats.hold(sent)
+                    self._seats.hold(first)
                 yield None
                 continue
-            values = [each.handle for each in sent.values]
-            constants = None if sent.constants is None else sent.constants.token
-            head = pickle.dumps((self.reply_to, sent.template.token, constants), PROTOCOL)
-            frame, value = self._remote(call.spec.name, asks).remote(
-                joined(head, sent.data), *values
-            )
+            constants = None if first.constants is None else first.constants.token
+            token, name = first.template.token, call.spec.name
+            if group.size == 1:
+                head = pickle.dumps((self.reply_to, token, constants), PROTOCOL)
+                values = [each.handle for each in first.values]
+                told, value = self._remote(ray_worker.carry_out, name, asks).remote(
+                    joined(head, first.data), *values
+                )
+            else:
+                head = pickle.dumps((self.reply_to, token, constants, group.number), PROTOCOL)
+                rest = pickle.dumps([sent.data for sent in calls], PROTOCOL)
+                told, value = self._remote(ray_worker.carry_out_group, name, asks).remote(
+                    joined(head, rest)
+                )
             yield value  # known to the runner by the time that this goes on, and its end can come
-            self._returns.expect(frame, call.key, call.attempt)
+            places = [(sent.call.key, sent.call.attempt) for sent in calls]
+            self._returns.expect(told, (group, places))
         if inner:
             self._distribute()
 
-    def _remote(self, name: str, asks: Asks) -> Any:
-        known = self._carry_out.get((name, asks))
+    def _remote(self, function: Any, name: str, asks: Asks) -> Any:
+        known = self._carry_out.get((function, name, asks))
         if known is None:
-            known = self._carry_out[name, asks] = ray.remote(ray_worker.carry_out).options(
+            known = self._carry_out[function, name, asks] = ray.remote(function).options(
                 name=name,
                 num_returns=2,
                 max_retries=RETRIES,
@@ -122,24 +135,32 @@ class RayCluster:
             self._do("keep", thing.token, [reference])
 
     def _returned(self, calls: Sequence[Returned]) -> None:
-        """Calls that Ray ran are over, each with a frame or an error."""
+        """Calls that Ray ran are over, each with a frame or an error; groups have told all by the
+        mailbox."""
         ends: list[Heard] = []
-        for key, attempt, returned, error in calls:
-            base = self._bases.pop(key, None)
-            if error is None:
+        for (group, places), returned, error in calls:
+            bases = [self._bases.pop(key, None) for key, _ in places]
+            if error is not None:
+                self._broke(group, places, error, bases)
+            elif returned is not None:
                 worker, frame = parted(returned)
                 ends.append(Heard(worker.decode(), frame))
-            else:
-                self._broke(key, attempt, error, base)
-        self._runner.heard(*ends)
+        if ends:
+            self._runner.heard(*ends)
 
-    def _broke(self, key: int, attempt: int, error: BaseException, worker: str | None) -> None:
+    def _broke(
+        self,
+        group: Group,
+        places: Sequence[tuple[int, int]],
+        error: BaseException,
+        workers: Sequence[str | None],
+    ) -> None:
         lost = isinstance(error, _LOST)
         if isinstance(error, exceptions.RayTaskError):
             error = getattr(error, "cause", None) or error
             lost = isinstance(error, _LOST)
-        self._problems.append(Problem(key, attempt, error, lost))
-        if worker is not None:
+        self._problems += [Problem(*place, error, lost, group) for place in places]
+        for worker in {worker for worker in workers if worker is not None}:
             self._worker_died(worker, error)
 
     def _worker_died(self, worker: str, error: BaseException) -> None:
@@ -155,6 +176,8 @@ class RayCluster:
     def cancel(self, flying: Sequence[Flying]) -> None:
         for each in flying:
             call = each.call
+            if each.is_grouped:
+                continue
             with self._changing:
                 worker = self._seats.worker_of(call.key)
                 if worker is None:
@@ -163,6 +186,24 @@ class RayCluster:
                 self.tell(worker, framed([(messages.INTERRUPT, call.key, call.attempt)]))
             elif each.handle is not None and self._watch.gone is None:
                 ray.cancel(each.handle, recursive=False)
+        members = members_by_group(flying)
+        if members and self._watch.gone is None:
+            keys = {number: [each.call.key for each in some] for number, some in members.items()}
+            asked = self._do("strike", keys)
+            asked.future().add_done_callback(partial(self._struck, members))
+
+    def _struck(self, members: dict[int, list[Flying]], asked: Any) -> None:
+        """A group that no worker has claimed begins without the struck calls, or not at all; who has
+        claimed it is told."""
+        if asked.exception() is not None or self._watch.gone is not None:
+            return  # the actor is gone, and they with it
+        for number, (worker, struck) in asked.result().items():
+            some = members[number]
+            if worker is not None:
+                calls = [(each.call.key, each.call.attempt) for each in some]
+                self.tell(worker, framed([(messages.INTERRUPT, *place) for place in calls]))
+            elif some[0].group is not None and struck == some[0].group.size:
+                ray.cancel(some[0].handle, recursive=False)
 
     def kill(self, flying: Flying) -> None:
         """End its process, unless that is others' too."""
@@ -223,11 +264,11 @@ class RayCluster:
             for number in self._seats.empty_sitters():
                 _, _, worker = self._sitters[number]
                 self._do("tell", worker, Leave(number))
-            for asks, group in self._seats.groups.items():
+            for asks, queue in self._seats.queues.items():
                 asked = sum(
                     1 for _, has, worker in self._sitters.values() if has == asks and not worker
                 )
-                for _ in range(asked, min(len(group.held), self._places(asks))):
+                for _ in range(asked, min(len(queue.held), self._places(asks))):
                     self._ask_sitter(asks)
 
     def _places(self, asks: Asks) -> int:
@@ -302,7 +343,10 @@ class RayCluster:
         flying = list(flying)
         gone = self._watch.gone
         if gone is not None:
-            return [Problem(each.call.key, each.call.attempt, gone, False) for each in flying]
+            return [
+                Problem(each.call.key, each.call.attempt, gone, False, each.group)
+                for each in flying
+            ]
         self._watch.wait_only({each.call.spec.name for each in flying if each.began is None})
         return [self._problems.popleft() for _ in range(len(self._problems))]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from anabranch.execution.claims import Claims, Granted
 from anabranch.execution.cluster_calls import versions
 
 ReplyTo = tuple[str, str, str]
@@ -13,10 +15,10 @@ ReplyTo = tuple[str, str, str]
 
 
 class Said(NamedTuple):
-    """From a worker: a frame, counted for a call."""
+    """From a worker: a frame, counted for a call if it is one's."""
 
     worker: str
-    key: int
+    key: int | None
     frame: bytes
 
 
@@ -25,7 +27,7 @@ class EndedOnSeat(NamedTuple):
     is to stay."""
 
     worker: str
-    key: int
+    key: int | None
     frame: bytes
     boxed: list[Any] | None
 
@@ -97,6 +99,7 @@ class Mailbox:
         self._posted = asyncio.Event()
         self._boxes: defaultdict[str, asyncio.Queue[Any]] = defaultdict(asyncio.Queue)
         self._things: defaultdict[str, asyncio.Future[Any]] = defaultdict(_unknown)
+        self._claims = Claims()
 
     async def versions(self) -> Any:
         """Those of the process that it runs in."""
@@ -109,6 +112,18 @@ class Mailbox:
     async def thing(self, token: str) -> list[Any]:
         """What many calls share, once it is there."""
         return await self._things[token]
+
+    async def claim(self, group: int, worker: str) -> Granted | None:
+        """See `Claims.claim`."""
+        return self._claims.claim(group, worker)
+
+    async def strike(self, keys: Mapping[int, Sequence[int]]) -> dict[int, tuple[str | None, int]]:
+        """See `Claims.strike`."""
+        return {group: self._claims.strike(group, some) for group, some in keys.items()}
+
+    async def settle(self, group: int, place: int) -> None:
+        """See `Claims.settle`."""
+        self._claims.settle(group, place)
 
     async def post(self, post: Any) -> None:
         """Take what a worker tells the flow, one of the above."""

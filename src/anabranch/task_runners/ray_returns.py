@@ -23,8 +23,8 @@ SLICE_SECONDS = 0.02
 
 ray: Any = typed_ray  # its own types are partly unknown
 
-Returned = tuple[int, int, Any, BaseException | None]
-"""Key and attempt of a call, and what its task returned or raised."""
+Returned = tuple[Any, Any, BaseException | None]
+"""What was to be told with it, and what a task returned or raised."""
 Take = Callable[[Sequence[Returned]], None]
 """Gets those that have come; may not raise itself."""
 
@@ -35,23 +35,23 @@ class Returns:
     def __init__(self, take: Take) -> None:
         self._take = take
         self._prompt = 0
-        self._out: dict[Any, tuple[int, int]] = {}
+        self._out: dict[Any, Any] = {}
         self._changing = threading.Lock()
         self._some = threading.Event()
         self._closing = False
         self._turn = 0
         threading.Thread(target=self._collect, name="anabranch-ray-returns", daemon=True).start()
 
-    def expect(self, reference: Any, key: int, attempt: int) -> None:
+    def expect(self, reference: Any, with_it: Any) -> None:
         """Have what this task returns brought here."""
         with self._changing:
             promptly = self._prompt + len(self._out) < FEW
             if promptly:
                 self._prompt += 1
             else:
-                self._out[reference] = key, attempt
+                self._out[reference] = with_it
         if promptly:
-            reference.future().add_done_callback(partial(self._came, key, attempt))
+            reference.future().add_done_callback(partial(self._came, with_it))
         elif not self._some.is_set():
             self._some.set()
 
@@ -60,11 +60,11 @@ class Returns:
         self._closing = True
         self._some.set()
 
-    def _came(self, key: int, attempt: int, future: Any) -> None:
+    def _came(self, with_it: Any, future: Any) -> None:
         with self._changing:
             self._prompt -= 1
         error = future.exception()
-        self._take([(key, attempt, None if error else future.result(), error)])
+        self._take([(with_it, None if error else future.result(), error)])
 
     def _collect(self) -> None:
         while not self._closing:
@@ -95,14 +95,14 @@ class Returns:
 
     def _bring(self, ready: list[Any]) -> None:
         with self._changing:
-            places = [self._out.pop(each) for each in ready]
+            with_them = [self._out.pop(each) for each in ready]
         try:
             returned: list[tuple[Any, BaseException | None]] = [
                 (each, None) for each in ray.get(ready)
             ]
         except Exception:  # that of one of them
             returned = [_got(each) for each in ready]
-        self._take([(*place, *each) for place, each in zip(places, returned, strict=True)])
+        self._take([(it, *each) for it, each in zip(with_them, returned, strict=True)])
 
 
 def _got(reference: Any) -> tuple[Any, BaseException | None]:

@@ -58,7 +58,7 @@ class Seat:
 
 
 @dataclass(slots=True)
-class Group:
+class Queue:
     """Calls that wait for a seat, alike in what they ask; the oldest first."""
 
     held: dict[int, Sent] = field(default_factory=dict[int, Sent])
@@ -79,21 +79,21 @@ class Seats:
 
     def __init__(self) -> None:
         self.seats: dict[Place, Seat] = {}
-        self.groups: dict[Asks, Group] = {}
+        self.queues: dict[Asks, Queue] = {}
         self._sitting: dict[int, tuple[Call, str, Place]] = {}  # who sits where, by key
 
     @property
     def unused(self) -> bool:
         """Whether no call has anything to do with seats."""
-        return not (self.seats or self.groups or self._sitting)
+        return not (self.seats or self.queues or self._sitting)
 
     def hold(self, sent: Sent) -> None:
         """Have a call wait for a seat."""
-        group = self.groups.setdefault(asks_of(sent.call.spec.resources), Group())
-        group.held[sent.call.key] = sent
+        queue = self.queues.setdefault(asks_of(sent.call.spec.resources), Queue())
+        queue.held[sent.call.key] = sent
         parent = sent.call.scope.parent_task_run_id
         if parent is not None:
-            group.children.setdefault(parent, deque()).append(sent.call.key)
+            queue.children.setdefault(parent, deque()).append(sent.call.key)
 
     def offer(self, place: Place, seat: Seat) -> None:
         """A seat is free."""
@@ -110,8 +110,8 @@ class Seats:
             seat = self.seats.get(sat[2])
             if seat is not None and seat.taken == key:
                 seat.taken = None
-        for group in self.groups.values():
-            group.held.pop(key, None)
+        for queue in self.queues.values():
+            queue.held.pop(key, None)
 
     def matched(self) -> list[tuple[Sent, Seat]]:
         """Calls that are given a seat by this."""
@@ -119,14 +119,14 @@ class Seats:
         for place, seat in self.seats.items():
             if seat.taken is not None:
                 continue
-            for asks, group in self.groups.items():
-                if group.held and covers(seat.has, asks):
-                    sent = group.next_for(seat.run_id)
+            for asks, queue in self.queues.items():
+                if queue.held and covers(seat.has, asks):
+                    sent = queue.next_for(seat.run_id)
                     seat.taken = sent.call.key
                     self._sitting[sent.call.key] = sent.call, seat.worker, place
                     pairs.append((sent, seat))
                     break
-        self.groups = {asks: group for asks, group in self.groups.items() if group.held}
+        self.queues = {asks: queue for asks, queue in self.queues.items() if queue.held}
         return pairs
 
     def on(self, worker: str) -> list[Call]:

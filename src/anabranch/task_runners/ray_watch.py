@@ -62,11 +62,11 @@ class Watch:
                     return
             else:
                 missed = None
+                self.totals = dict(self._connection.ray.cluster_resources())
                 if self._waiting:
                     self._say_what_is_missing()
 
     def _say_what_is_missing(self) -> None:
-        self.totals = dict(self._connection.ray.cluster_resources())
         names = sorted(name for name in self.totals if ":" not in name)  # the others are Ray's own
         has = ", ".join(f"{name} {self.totals[name]:g}" for name in names)
         for task, (call, asks) in list(self._waiting.items()):

@@ -19,10 +19,11 @@ from typing import Any
 import ray as typed_ray
 
 from anabranch.execution import cluster_worker
-from anabranch.execution.cluster_calls import Constants, Template, split
+from anabranch.execution.claims import Granted
+from anabranch.execution.cluster_calls import Constants, Template
 from anabranch.execution.cluster_worker import ClusterWorker, Ended
 from anabranch.execution.interrupts import interrupts_handled
-from anabranch.execution.messages import joined, parted
+from anabranch.execution.messages import framed, joined, parted
 from anabranch.task_runners.ray_mailbox import (
     Broke,
     EndedOnSeat,
@@ -53,8 +54,11 @@ class RayUplink:
 
     # -- see `cluster_worker.Uplink` ----------------------------------------------------------------
 
-    def send(self, key: int, frame: bytes) -> None:
+    def send(self, key: int | None, frame: bytes) -> None:
         self._do("post", Said(self.worker, key, frame))
+
+    def ends(self) -> bool:
+        return _leaving.is_set()
 
     @contextmanager
     def lend(self) -> Generator[None]:
@@ -69,10 +73,26 @@ class RayUplink:
     def carry_out(
         self, token: str, constants: str | None, data: bytes, values: Sequence[Any]
     ) -> Ended:
+        here, template, shared = self._ready(token, constants)
+        return here.carry_out(template, data, shared, values)
+
+    def carry_out_group(
+        self, token: str, constants: str | None, number: int, calls: Sequence[bytes]
+    ) -> Ended:
+        here, template, shared = self._ready(token, constants)
+        granted: Granted | None = ray.get(self._do("claim", number, self.worker))
+
+        def settle(place: int) -> None:
+            ray.get(self._do("settle", number, place))
+
+        return here.carry_out_group(template, number, calls, shared, granted, settle)
+
+    def _ready(
+        self, token: str, constants: str | None
+    ) -> tuple[ClusterWorker, Template, Constants | None]:
         template: Template = self._thing(token)
         here: ClusterWorker = cluster_worker.worker_for(template, self.worker, lambda: self)
-        shared: Constants | None = None if constants is None else self._thing(constants)
-        return here.carry_out(template, data, shared, values)
+        return here, template, None if constants is None else self._thing(constants)
 
     def _thing(self, token: str) -> Any:
         thing = self._things.get(token)
@@ -83,10 +103,14 @@ class RayUplink:
                 del self._things[next(iter(self._things))]
         return thing
 
-    def end(self, key: int, ended: Ended) -> None:
+    def end(self, ended: Ended) -> None:
         """Tell the end of a call by the mailbox; its value is this process's until the flow has it."""
         boxed = None if ended.value is None else [ray.put(ended.value)]
-        self._do("post", EndedOnSeat(self.worker, key, ended.frame, boxed))
+        self._do("post", EndedOnSeat(self.worker, ended.key, framed(ended.said), boxed))
+
+    def end_group(self, ended: Ended) -> None:
+        """Tell what is left to be told of one; it has been when this is back."""
+        ray.get(self._do("post", Said(self.worker, None, framed(ended.said))))
 
     # -- seats ------------------------------------------------------------------------------------
 
@@ -109,7 +133,7 @@ class RayUplink:
     def _carry_out(self, given: Given) -> None:
         try:
             values: list[Any] = ray.get(given.values) if given.values else []
-            self.end(given.key, self.carry_out(given.token, given.constants, given.data, values))
+            self.end(self.carry_out(given.token, given.constants, given.data, values))
         except BaseException as error:
             self._do("post", Broke(given.key, given.attempt, error))
         finally:
@@ -184,9 +208,26 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
     if _leaving.is_set():
         raise SystemExit(1)  # the call has not ended, its process does: Ray starts it elsewhere
     if not uplink.empty_seats():
-        uplink.end(split(rest)[0].key, ended)
+        uplink.end(ended)
         uplink.wait_for_seats()
-    return joined(uplink.worker.encode(), ended.frame), ended.value
+    return joined(uplink.worker.encode(), framed(ended.said)), ended.value
+
+
+def carry_out_group(data: bytes) -> tuple[None, Any]:
+    """A task of Ray's that is several: what they say goes by the mailbox, so that it comes before what
+    a worker says that gets them anew; what is returned is the value of the last, if that stays."""
+    head, rest = parted(data)
+    reply_to, token, constants, number = pickle.loads(head)
+    uplink = _uplink(reply_to)
+    ended = uplink.carry_out_group(token, constants, number, pickle.loads(rest))
+    if ended.value is not None and not uplink.empty_seats():
+        uplink.end(ended)
+    else:
+        uplink.end_group(ended)
+    if _leaving.is_set():
+        raise SystemExit(1)
+    uplink.wait_for_seats()
+    return None, ended.value
 
 
 def sit(reply_to: ReplyTo, number: int) -> None:

@@ -17,6 +17,7 @@ What the runner's `Capabilities` say it cannot do is expected to be refused, or 
 
 from __future__ import annotations
 
+from anabranch.testing.contract.batches import Batches
 from anabranch.testing.contract.cancellation import Cancellation
 from anabranch.testing.contract.dependencies import Dependencies
 from anabranch.testing.contract.failures import Failures
@@ -40,6 +41,7 @@ class RunnerContract(
     Results,
     Dependencies,
     Maps,
+    Batches,
     Streams,
     Nesting,
     Failures,

@@ -32,6 +32,8 @@ class ContractTests:
     """The same runner, with room for several calls and `resources={"gpu": 2}`."""
     beside_the_flow: ClassVar[bool] = True
     """Whether calls run while the flow's function goes on."""
+    replaces_workers: ClassVar[bool] = True
+    """Whether there is a new worker process for one that was killed."""
 
     @pytest.fixture(autouse=True)
     def gates(self) -> Generator[None]:
