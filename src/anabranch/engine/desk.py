@@ -267,7 +267,7 @@ class EngineDesk:
         return task
 
     def _ended(self, words: Ended) -> None:
-        outcome = unpacked(words.outcome, words.name or "a task", self.engine)
+        outcome = unpacked(words.outcome, lambda: words.name or "a task", self.engine)
         run = self.carried.get(outcome.key)
         if run is not None and words.name is not None:
             run._links = run._links or Links()

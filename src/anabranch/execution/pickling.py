@@ -34,8 +34,8 @@ class Futures(Protocol):
     def future(self, prefix: int, key: int) -> TaskFuture[Any]: ...
 
 
-def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
-    """The value as bytes; raises `UnpicklableError` that names `what` and the offending part.
+def dumps(value: Any, what: str | Callable[[], str], names: Sequence[str] = ("value",)) -> bytes:
+    """The value as bytes; raises `UnpicklableError` that names `what`, and the offending part.
 
     With more than one name, `value` is a tuple, and the names are those of its items.
     """
@@ -44,7 +44,8 @@ def dumps(value: Any, what: str, names: Sequence[str] = ("value",)) -> bytes:
     except Exception as error:
         named = list(zip(names, value if len(names) > 1 else (value,), strict=True))
         path, reason = offender(named, error, _by_value)
-        raise UnpicklableError(what, path, reason) from error
+        told = what if isinstance(what, str) else what()
+        raise UnpicklableError(told, path, reason) from error
 
 
 def dumps_apart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, NamedTuple, cast
 
@@ -45,7 +46,7 @@ def packed(outcome: Outcome, name: str) -> Packed:
     return (key, attempt, phase, form, value, *rest, *((None, kept) if kept else ()))
 
 
-def unpacked(sent: Packed, name: str, futures: Futures) -> Outcome:
+def unpacked(sent: Packed, name: Callable[[], str], futures: Futures) -> Outcome:
     """The other end of `packed`; a value that cannot be read here makes it a failure."""
     key, attempt, phase, form, value, *rest = sent
     try:
@@ -58,7 +59,7 @@ def unpacked(sent: Packed, name: str, futures: Futures) -> Outcome:
             value = received_exception(value)
     except Exception as error:  # its own code raised, or its class is not known here
         reason = f"{type(error).__name__}: {error}"
-        value = UnpicklableError(f"The result of {name}", "result", reason)
+        value = UnpicklableError(f"The result of {name()}", "result", reason)
         return Outcome(key, attempt, FAILED, value, *rest[:2])
     outcome = Outcome(key, attempt, phase, value, *rest)
     return outcome if form != EXCEPTION else outcome._replace(traceback=value.__traceback__)

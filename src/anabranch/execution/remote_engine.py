@@ -397,7 +397,7 @@ class RemoteEngine:
         carried = self._carried.pop(key, None)
         if run is None:
             return
-        outcome = unpacked(notice.outcome, "another task", self)
+        outcome = unpacked(notice.outcome, lambda: "another task", self)
         own = None if carried is None else carried.outcome
         if own is not None and (own.phase, own.attempt) == (outcome.phase, outcome.attempt):
             outcome = own  # with its value, which did not travel

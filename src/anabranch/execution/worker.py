@@ -7,9 +7,12 @@ others, calls that come in run beside it on threads of their own.
 
 from __future__ import annotations
 
+import mmap
 import os
+import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -40,24 +43,44 @@ GRACE_SECONDS = 1.0
 """How long a call may go on after the parent is gone."""
 TERMINATED = 128 + signal.SIGTERM
 PIECE = 1 << 18
+HOLD_SECONDS = 0.002
+"""Ends of calls go together for so long, where others wait for their turn."""
+_KEY = struct.Struct("<q")
+SHARED_BYTES = _KEY.size
+"""Of the memory that the parent shares: the key of the call whose turn it is, on the main thread."""
 
 
 class Channel:
-    """The socket to the parent. A frame is never torn by SIGTERM."""
+    """The socket to the parent. A frame is never torn by SIGTERM.
+
+    What is `held` goes with the next that is sent, or soon; as long as somebody looks after it.
+    """
 
     def __init__(self, its_socket: socket.socket) -> None:
         self.socket = its_socket
         self.sending = 0
+        self.held: list[Message] = []
+        self.is_watched = False
+        self._told = time.monotonic()
         self._one_at_a_time = threading.RLock()
 
     def send(self, *its_messages: Message) -> None:
-        data = pack(list(its_messages))
         self.sending += 1
         try:
             with self._one_at_a_time:
-                self.socket.sendall(data)
+                held, self.held = self.held, []
+                self._told = time.monotonic()
+                if held or its_messages:
+                    self.socket.sendall(pack([*held, *its_messages]))
         finally:
             self.sending -= 1
+
+    def send_soon(self, message: Message) -> None:
+        with self._one_at_a_time:
+            self.held.append(message)
+            late = time.monotonic() - self._told > HOLD_SECONDS
+        if late or not self.is_watched:
+            self.send()
 
 
 class Definition:
@@ -90,8 +113,11 @@ class Received(NamedTuple):
 class Worker:
     """The life of a child process, from its fork to its end; a `remote_engine.Line`."""
 
-    def __init__(self, its_socket: socket.socket) -> None:
+    def __init__(self, its_socket: socket.socket, shared: mmap.mmap) -> None:
         self._channel = Channel(its_socket)
+        self._shared = shared
+        self._readable = select.poll()
+        self._readable.register(its_socket, select.POLLIN)
         self._calls: SimpleQueue[Received | None] = SimpleQueue()
         self._busy = False
         self._ending = False
@@ -126,6 +152,7 @@ class Worker:
         """Run a call and tell its outcome; False if the process was told to end meanwhile."""
         self._busy = True
         self._main_call = received.key
+        _KEY.pack_into(self._shared, 0, received.key)
         outcome, name = self._outcome_of(received)
         self._ending = True  # a SIGTERM that comes now must not tear what follows
         self._tell_end(outcome, name)
@@ -151,7 +178,11 @@ class Worker:
 
     def _tell_end(self, outcome: Outcome, name: str) -> None:
         _flush()
-        self._channel.send((messages.ENDED, packed(outcome, name)))
+        message: Message = (messages.ENDED, packed(outcome, name))
+        if self._calls.empty() or isinstance(outcome.value, Terminated):
+            self._channel.send(message)
+        else:
+            self._channel.send_soon(message)
 
     def _call(self, received: Received) -> Call:
         spec = received.definition.spec()  # its imports are no part of the call's time
@@ -262,8 +293,17 @@ class Worker:
                 self._calls.put(received)
 
     def _receive(self) -> bytes:
+        channel = self._channel
+        channel.is_watched = True
+        while not self._readable.poll(1_000 * HOLD_SECONDS):
+            if channel.held:
+                channel.send()
+                continue
+            channel.is_watched = False  # from here on nothing is held
+            if not channel.held:
+                break
         try:
-            return self._channel.socket.recv(PIECE)
+            return channel.socket.recv(PIECE)
         except OSError:
             return b""
 
@@ -276,6 +316,11 @@ class Worker:
         except Empty:
             pass
         return keys
+
+
+def key_at_work(shared: mmap.mmap) -> int:
+    """The key of the call that a process with this memory runs on its main thread, or ran last."""
+    return _KEY.unpack_from(shared)[0]
 
 
 def _flush() -> None:

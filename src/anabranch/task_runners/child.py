@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from collections.abc import Sequence
+from mmap import mmap
 from time import monotonic, time
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ from anabranch.execution import messages
 from anabranch.execution.calls import Call, Scope
 from anabranch.execution.messages import FrameReader, Message, pack
 from anabranch.execution.pickling import dumps
+from anabranch.execution.worker import key_at_work
 from anabranch.outcomes import CANCELLED, CRASHED, Outcome
 from anabranch.task_runners.base import Desk
 
@@ -69,8 +72,9 @@ class Child:
     once the process was sent a signal.
     """
 
-    def __init__(self, its_socket: socket.socket, desk: Desk) -> None:
+    def __init__(self, its_socket: socket.socket, shared: mmap, desk: Desk) -> None:
         self.socket = its_socket
+        self.shared = shared
         self.desk = desk
         self.pid: int | None = None
         self.flying: dict[int, Call] = {}
@@ -118,9 +122,8 @@ class Child:
         A nested one runs at once, beside those that wait.
         """
         spec = call.spec
-        what = f"The arguments of {call.run_name}"
         names = ("args", "kwargs")
-        data = dumps((call.args, call.kwargs), what, names)
+        data = dumps((call.args, call.kwargs), lambda: f"The arguments of {call.run_name}", names)
         if self._scope is not call.scope:
             packed = dumps(call.scope.for_worker(), f"The flow run of {call.run_name}")
             self._messages.append((messages.SCOPE, packed))
@@ -189,15 +192,16 @@ class Child:
         return received
 
     def ended(self, key: int) -> Begun | None:
-        """A call has ended; the next one begins."""
-        self.flying.pop(key, None)
+        """A call has ended. One that had not begun as far as was known here has, after others that
+        ended a moment ago; whose turn it is now, `next_main` says once all ends are known."""
+        call = self.flying.pop(key, None)
+        if call is None:
+            return None
         self.waiting.discard(key)
         self.doomed.discard(key)
-        begun = self.begun.pop(key, None)
         if key == self._main:
             self._main = None
-            self.next_main()
-        return begun
+        return self.begun.pop(key, None) or Begun(call, False, monotonic(), time())
 
     def returned(self, keys: Sequence[int]) -> list[Call]:
         """Calls that it gives back; none of them has begun, whatever was thought here."""
@@ -208,6 +212,15 @@ class Child:
             self._main = None
             self.next_main()
         return calls
+
+    def untold(self) -> list[Call]:
+        """Take out the calls that its main thread has ended, as the one that it is at shows, and whose
+        ends have not come: it is gone, and they with it."""
+        at_work = key_at_work(self.shared)
+        if at_work not in self.flying or self._main is None:
+            return []
+        before = itertools.takewhile(lambda key: key != at_work, self.flying)
+        return self.returned([key for key in before if key == self._main or key not in self.begun])
 
     def next_main(self) -> None:
         """The first call that has not begun is the one that its main thread runs now."""
@@ -228,6 +241,7 @@ class Child:
 
     def close(self) -> None:
         self.socket.close()
+        self.shared.close()
 
 
 def stopped(begun: Begun) -> Outcome:

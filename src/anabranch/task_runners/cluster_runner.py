@@ -361,7 +361,7 @@ class ClusterRunner(OpenRunnerBase):
             logger.warning("Some of what %s told on its way has not come", flying.call.run_name)
         self._is_on(flying, worker)
         self._drop(flying)
-        outcome = unpacked(sent, flying.call.run_name, self._inbox)
+        outcome = unpacked(sent, lambda: flying.call.run_name, self._inbox)
         self._grouping.ended(flying.kind, outcome.seconds)
         if stays is not None and outcome.phase == COMPLETED:
             self._grouping.is_large(flying.kind)

@@ -1,7 +1,7 @@
 """A process that forks children: single-threaded, and clean of the user's script and its threads.
 
 It is this module's own main program, on a socket to the pool that started it. Requests and reports
-are 9 bytes each; a request to fork comes with the child's socket. The server ends with its pool,
+are 9 bytes each; a request to fork comes with the child's socket and memory. The server ends with its pool,
 and takes the children that are left with it.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import mmap
 import os
 import pickle
 import select
@@ -17,14 +18,15 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from types import FrameType, ModuleType
 from typing import Any, Final, NoReturn
 
 from anabranch.execution.remote_logs import logger_levels
-from anabranch.execution.worker import Worker
+from anabranch.execution.worker import SHARED_BYTES, Worker
 
-FORK: Final = b"F"  # to the server, with a socket
+FORK: Final = b"F"  # to the server, with a socket and a file
 KILL: Final = b"K"  # to the server: pid, signal; nothing happens if it is gone
 FORKED: Final = b"P"  # from the server, in the order of requests: pid, -1 if there can be none
 EXITED: Final = b"X"  # from the server: pid, status as of waitpid
@@ -60,15 +62,18 @@ class ForkServer:
         except OSError:  # it is gone already; whoever reads from it notices
             pass
 
-    def fork(self) -> socket.socket:
-        """Ask for a child; gives the socket to it at once."""
+    def fork(self) -> tuple[socket.socket, mmap.mmap]:
+        """Ask for a child; gives the socket to it at once, and memory that it shares."""
         ours, its = socket.socketpair()
-        with its:
+        with its, tempfile.TemporaryFile() as file:
+            file.truncate(SHARED_BYTES)
+            shared = mmap.mmap(file.fileno(), SHARED_BYTES)
             try:
-                socket.send_fds(self.socket, [NOTE.pack(FORK, 0, 0)], [its.fileno()])
+                fds = [its.fileno(), file.fileno()]
+                socket.send_fds(self.socket, [NOTE.pack(FORK, 0, 0)], fds)
             except OSError:  # as above
                 pass
-        return ours
+        return ours, shared
 
     def kill(self, pid: int, number: int) -> None:
         """Send a signal to a child that the server has not yet reaped."""
@@ -169,7 +174,7 @@ def _answer(
     hello: Mapping[str, Any],
 ) -> bool:
     """Do what the pool asks; False once it is gone."""
-    data, fds, _, _ = socket.recv_fds(its_socket, NOTE.size, 1)
+    data, fds, _, _ = socket.recv_fds(its_socket, NOTE.size, 2)
     if len(data) < NOTE.size:
         return False
     what, pid, number = NOTE.unpack(data)
@@ -184,22 +189,25 @@ def _answer(
     if pid == 0:
         for each in (its_socket, *own):
             each.close()
-        _be_child(fds[0], hello)
-    os.close(fds[0])
+        _be_child(fds[0], fds[1], hello)
+    for fd in fds:
+        os.close(fd)
     if pid > 0:
         children.add(pid)
     its_socket.sendall(NOTE.pack(FORKED, pid, 0))
     return True
 
 
-def _be_child(fd: int, hello: Mapping[str, Any]) -> NoReturn:
+def _be_child(fd: int, shared_fd: int, hello: Mapping[str, Any]) -> NoReturn:
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.set_inheritable(fd, False)
+        shared = mmap.mmap(shared_fd, SHARED_BYTES)
+        os.close(shared_fd)
         with socket.socket(fileno=fd) as its_socket:
-            code = Worker(its_socket).run(hello["levels"])
+            code = Worker(its_socket, shared).run(hello["levels"])
     except BaseException:
         sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]  # there is one
     finally:

@@ -27,8 +27,10 @@ from anabranch.task_runners.thread_pool import not_begun
 
 WINDOW_SECONDS = 0.002
 """A child holds about so much work ahead,"""
-WINDOW = 32
+WINDOW = 256
 """and at most so many calls."""
+SHARES = 8
+"""A child's share is given to it in so many parts, by turns with others."""
 STUCK_SECONDS = 0.005
 """Calls behind one that takes longer are taken back where another child is idle."""
 KILL_SECONDS = 1.0
@@ -190,19 +192,20 @@ class ProcessPool(OpenRunnerBase):
     def _feed(self) -> None:
         """Give calls to free children, make children while there are more, and then let those that
         are quick have some ahead."""
-        window = max(1, min(WINDOW, int(WINDOW_SECONDS / max(self._mean, 1e-6))))
         while self._queue or self._inner or self._again:
             if self._has_free_slot():
                 child = self._free_child()
                 if child is None or not self._give_next(child, bool(child.waiting)):
                     break
                 continue
+            window = self._window()
             open_ones = [child for child in self._children if self._has_room(child, window)]
             if not open_ones:
                 break
             for child in open_ones:
-                if not self._give_next(child, False):
-                    break
+                for _ in range(min(max(1, window // SHARES), window - len(child.flying))):
+                    if not self._give_next(child, False):
+                        break
         if not (self._queue or self._inner or self._again) and self._has_free_slot():
             for child in self._children:
                 main = child.main
@@ -211,6 +214,13 @@ class ProcessPool(OpenRunnerBase):
         for child in self._children:
             self._send(child)
         self._hand_over()
+
+    def _window(self) -> int:
+        """How many calls such as the next one a child is to hold."""
+        call = self._again[0] if self._again else self._inner.first() or self._queue.first()
+        if call is not None and call.scope.batch_size is not None:
+            return call.scope.batch_size
+        return max(1, min(WINDOW, int(WINDOW_SECONDS / max(self._mean, 1e-6))))
 
     def _free_child(self) -> Child | None:
         """One with nothing to do, a new one, or the one that waits with the fewest calls."""
@@ -249,9 +259,8 @@ class ProcessPool(OpenRunnerBase):
             self._wake()
 
     def _new_child(self) -> Child:
-        child = Child(
-            self._server.fork(), self._inbox.desk(lambda notice: self._tell(child, notice))
-        )
+        desk = self._inbox.desk(lambda notice: self._tell(child, notice))
+        child = Child(*self._server.fork(), desk)
         self._children.append(child)
         self._unborn.append(child)
         self._selector.register(child.socket, selectors.EVENT_READ, child)
@@ -273,7 +282,9 @@ class ProcessPool(OpenRunnerBase):
             tag = message[0]
             if tag == messages.ENDED:
                 self._ended(child, message[1])
-            elif tag == messages.LOG:
+                continue
+            child.next_main()
+            if tag == messages.LOG:
                 _log(message[1])
             elif tag == messages.STARTED:
                 self._inbox.started(message[1], message[2])
@@ -288,6 +299,7 @@ class ProcessPool(OpenRunnerBase):
                 begun = child.begun.get(message[1])
                 if begun is not None:
                     child.desk.asked(begun.call, message[2])
+        child.next_main()
         if child.at_end:
             self._selector.unregister(child.socket)
 
@@ -297,7 +309,7 @@ class ProcessPool(OpenRunnerBase):
         begun = child.ended(key)
         if begun is None:
             return
-        outcome = unpacked(sent, begun.call.run_name, self._inbox)
+        outcome = unpacked(sent, lambda: begun.call.run_name, self._inbox)
         child.desk.ended(key)
         self._mean += 0.2 * (outcome.seconds - self._mean)
         if isinstance(outcome.value, Terminated):
@@ -400,6 +412,7 @@ class ProcessPool(OpenRunnerBase):
         """A child is gone: its call is lost, those behind it go to others."""
         if not child.at_end:
             self._selector.unregister(child.socket)
+        untold = child.untold()
         child.close()
         self._children.remove(child)
         child.desk.close()
@@ -407,7 +420,7 @@ class ProcessPool(OpenRunnerBase):
             del child.flying[key]
             doomed = key in child.doomed or self._closing
             self._outcomes.append(stopped(begun) if doomed else lost(begun, child.pid, how))
-        self._take_again(child, list(child.flying.values()))
+        self._take_again(child, [*untold, *child.flying.values()])
         child.begun.clear()
         child.flying.clear()
 

@@ -56,6 +56,11 @@ class ReadyQueue:
                     continue
         return None
 
+    def first(self) -> Call | None:
+        """The next call, which stays; for a queue that one thread takes from."""
+        queues = (self._by_priority[priority] for priority in self._order)
+        return next((next(iter(queue.values())) for queue in queues if queue), None)
+
     def take_back(self, key: int) -> Call | None:
         """This call, if it is still here."""
         for queue in self._by_priority.values():
