@@ -3,55 +3,47 @@
 from __future__ import annotations
 
 import logging
-import statistics
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from anabranch.task_runners.ray_connection import connected_ray
 from benchmarks.clusters import Cluster, cluster
 from benchmarks.overhead import bare, mapped, microseconds, submitted
+from benchmarks.rows import Row, alternated, row
 
-TARGET = 1.3
+TARGETS = {"dask": 0.07, "ray": 0.05}
 
 
-def cluster_overhead(kind: str, tasks: int, rounds: int) -> None:
-    """Print a table: each row's two sides alternate on one cluster of two workers, so that noise hits
-    both. All that a user gets is on, and a measurement ends when everything is recorded."""
+def cluster_overhead(
+    kind: str, tasks: int, rounds: int, address: str | None = None, only: str = ""
+) -> Iterator[Row]:
+    """Rows whose two sides alternate on one cluster: of two workers, or the one at the address. All
+    that a user gets is on, and a measurement ends when everything is recorded."""
     logging.getLogger("anabranch").setLevel("ERROR")
-    table = Table(title=f"{tasks:,} tasks of x + 1 on {kind}, medians of {rounds} alternations")
-    for column in ("what", "µs a task", "beside", "µs a task", "ratio", "each", "target", ""):
-        table.add_column(column, justify="left" if column in ("what", "beside", "") else "right")
-    console = Console(width=110)
-    with (
-        console.status(f"starting {kind}") as status,
-        cluster(kind, 2) as made,
-        ENGINES[kind](made) as (name, engine),
-    ):
+    with _cluster(kind, address) as made, ENGINES[kind](made) as (name, engine):
         for what, ours in (("map", mapped), ("submit", submitted)):
-            run = ours.with_options(task_runner=made.runner)
-            run(200)
-            engine(200)
-            pairs: list[tuple[float, float]] = []
-            for number in range(rounds):
-                status.update(f"measuring {what} on {kind}, {number + 1} of {rounds}")
-                pairs.append((microseconds(engine, tasks), microseconds(run, tasks)))
-            ratios = [mine / theirs for theirs, mine in pairs]
-            ratio = statistics.median(ratios)
-            table.add_row(
-                f"{kind}: {what}",
-                f"{statistics.median(mine for _, mine in pairs):.0f}",
-                name,
-                f"{statistics.median(theirs for theirs, _ in pairs):.0f}",
-                f"{ratio:.2f}",
-                " ".join(f"{each:.2f}" for each in sorted(ratios)),
-                f"{TARGET}",
-                "met" if ratio <= TARGET else "MISSED",
-            )
-    console.print(table)
+            if only in what:
+                run = ours.with_options(task_runner=made.runner)
+                run(2_000)
+                engine(200)
+                pairs = alternated(
+                    lambda: microseconds(engine, tasks),
+                    lambda run=run: microseconds(run, tasks),
+                    rounds,
+                )
+                yield row(f"{kind}: {what}", name, pairs, TARGETS[kind] if what == "map" else None)
+
+
+@contextmanager
+def _cluster(kind: str, address: str | None) -> Generator[Cluster]:
+    if address is None:
+        with cluster(kind, 2) as made:
+            yield made
+    elif kind == "dask":
+        yield Cluster(f"dask+{address}", address, "")
+    else:
+        yield Cluster(f"ray?address={address}", address, "")
 
 
 Engine = tuple[str, Callable[[int], int]]

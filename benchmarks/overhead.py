@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import anyio
-from rich.console import Console
-from rich.table import Table
 
 from anabranch import flow, task
+from benchmarks.rows import Row, alternated, row
 
 
 def bare(x: int) -> int:
@@ -60,6 +58,27 @@ def parents(count: int) -> int:
     return sum(parent.map(range(count)).result())
 
 
+@task
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@flow
+def fan_in(count: int) -> int:
+    """Ten of them at a time, then one that adds them up: a tenth of the tasks more."""
+    sums = [total.submit(inc.map(range(n, n + 10))) for n in range(0, count, 10)]  # pyright: ignore[reportArgumentType]  # futures stand for their values
+    return sum(future.result() for future in sums)
+
+
+@flow
+def unlinked(count: int) -> int:
+    """The same submissions, where nothing waits for anything."""
+    parts = [(inc.map(range(n, n + 10)), total.submit([n])) for n in range(0, count, 10)]
+    for _, future in parts:
+        future.result()
+    return sum(sum(futures.result()) for futures, _ in parts)
+
+
 @flow(task_runner="asyncio")
 async def mapped_async(count: int) -> int:
     return sum(await inc_async.map(range(count)))
@@ -87,6 +106,11 @@ def thread_pool_one_by_one(count: int) -> int:
 
 
 def process_pool(count: int) -> int:
+    with ProcessPoolExecutor(2) as pool:
+        return sum(pool.map(bare, range(count), chunksize=100))
+
+
+def process_pool_submit(count: int) -> int:
     with ProcessPoolExecutor(2) as pool:
         futures = [pool.submit(bare, n) for n in range(count)]
         return sum(future.result() for future in futures)
@@ -118,49 +142,37 @@ def strictly(run: Run) -> Run:
     return strict
 
 
-def overhead(tasks: int, rounds: int, only: str = "") -> None:
-    """Print the table: each row's two sides alternate, so that noise hits both.
+def overhead(tasks: int, rounds: int, only: str = "") -> Iterator[Row]:
+    """A row for each way to run tasks in this process or its children, beside what that is made of.
 
     All that a user gets is on: runs are recorded in an SQLite store of the benchmark's own, and a
     measurement ends when everything is committed.
     """
     logging.getLogger("anabranch").setLevel("ERROR")
-    threads, processes = "ThreadPoolExecutor(8)", "ProcessPoolExecutor(2).submit"
-    rows: list[tuple[str, Run, str, Run, float, int]] = [
+    threads, processes = "ThreadPoolExecutor(8)", "ProcessPoolExecutor(2).map"
+    rows: list[tuple[str, Run, str, Run, float | None, int]] = [
         ("threads: map", mapped, threads, thread_pool, 0.5, tasks),
         ("threads: submit", submitted, threads, thread_pool, 1.0, tasks),
-        ("threads: map, strict", strictly(mapped), threads, thread_pool, 0.5, tasks),
-        ("threads: submit, strict", strictly(submitted), threads, thread_pool, 1.0, tasks),
+        ("threads: map, strict", strictly(mapped), threads, thread_pool, None, tasks),
+        ("threads: submit, strict", strictly(submitted), threads, thread_pool, None, tasks),
         ("direct calls", called, threads, thread_pool, 0.7, tasks),
         ("threads: submit, result, ...", one_by_one, threads, thread_pool_one_by_one, 1.5, tasks // 4),
         ("threads: parents that block", parents, threads, thread_pool, 2.0, tasks // 4),
+        ("threads: map of 10, then sum", fan_in, "without links", unlinked, 1.5, tasks // 4),
         ("asyncio: map", lambda n: asyncio.run(mapped_async(n)), "anyio task group", task_group, 0.4, tasks),
         ("asyncio: submit", lambda n: asyncio.run(submitted_async(n)), "anyio task group", task_group, 0.6, tasks),
-        ("processes: map", mapped_on_processes, processes, process_pool, 1.0, tasks),
-        ("processes: submit", submitted_on_processes, processes, process_pool, 1.0, tasks),
+        ("processes: map", mapped_on_processes, f"{processes} of 100", process_pool, 2.0, tasks),
+        ("processes: submit", submitted_on_processes, "ProcessPoolExecutor(2).submit", process_pool_submit, None, tasks // 4),
     ]  # fmt: skip
-    table = Table(title=f"{tasks:,} tasks of x + 1, medians of {rounds} alternations")
-    for column in ("what", "µs a task", "beside", "µs a task", "ratio", "target", ""):
-        table.add_column(column, justify="left" if column in ("what", "beside", "") else "right")
-    console = Console(width=110)
-    with console.status("measuring") as status:
-        for name, ours, other_name, other, target, count in rows:
-            if only not in name:
-                continue
-            status.update(f"measuring {name}")
+    for name, ours, other_name, other, target, count in rows:
+        if only in name:
             ours(100)
-            pairs = [(microseconds(other, count), microseconds(ours, count)) for _ in range(rounds)]
-            ratio = statistics.median(mine / theirs for theirs, mine in pairs)
-            table.add_row(
-                name,
-                f"{statistics.median(mine for _, mine in pairs):.1f}",
-                other_name,
-                f"{statistics.median(theirs for theirs, _ in pairs):.1f}",
-                f"{ratio:.2f}",
-                f"{target:.1f}",
-                "met" if ratio <= target else "MISSED",
+            pairs = alternated(
+                lambda other=other, count=count: microseconds(other, count),
+                lambda ours=ours, count=count: microseconds(ours, count),
+                rounds,
             )
-    console.print(table)
+            yield row(name, other_name, pairs, target)
 
 
 def microseconds(run: Run, count: int) -> float:

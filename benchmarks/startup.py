@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table
+from benchmarks.rows import Row, alternated, row
 
 BARE = "from pydantic import BaseModel; import anyio, tenacity"
 HELLO = """
@@ -22,18 +21,13 @@ hello()
 ROWS = (("import anabranch", "import anabranch", 1.3), ("a hello-world flow", HELLO, 1.6))
 
 
-def startup(rounds: int) -> None:
-    """Print the table: whole processes with an empty home, each beside the bare imports."""
-    table = Table(title=f"process start to exit, medians of {rounds * 2} alternations")
-    for column in ("what", "ms", "bare imports, ms", "ratio", "target", ""):
-        table.add_column(column, justify="left" if column in ("what", "") else "right")
+def startup(rounds: int) -> Iterator[Row]:
+    """Whole processes with an empty home, each beside the bare imports."""
     for name, code, target in ROWS:
-        pairs = [(_milliseconds(BARE), _milliseconds(code)) for _ in range(rounds * 2)]
-        bare = statistics.median(theirs for theirs, _ in pairs)
-        ours = statistics.median(mine for _, mine in pairs)
-        met = "met" if ours / bare <= target else "MISSED"
-        table.add_row(name, f"{ours:.0f}", f"{bare:.0f}", f"{ours / bare:.2f}", f"{target}", met)
-    Console().print(table)
+        pairs = alternated(
+            lambda: _milliseconds(BARE), lambda code=code: _milliseconds(code), rounds * 2
+        )
+        yield row(name, "bare imports", pairs, target, "ms")
 
 
 def _milliseconds(code: str) -> float:
