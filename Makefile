@@ -17,7 +17,7 @@ check: .venv/dev
 	$(BIN)/lint-imports
 
 bench: .venv/dev
-	$(BIN)/python -m benchmarks overhead
+	$(BIN)/python -m benchmarks
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -30,7 +30,7 @@ from benchmarks.intermediate_results import intermediate_results
 from benchmarks.kills import kills
 from benchmarks.lost_head import lost_head
 from benchmarks.lost_workers import lost_workers
-from benchmarks.makespan import makespan
+from benchmarks.makespan import CLUSTERS, LOCAL, makespan
 from benchmarks.memory import memory
 from benchmarks.million import million
 from benchmarks.overhead import overhead
@@ -109,8 +109,9 @@ def _measure(options: argparse.Namespace, kind: str, address: str | None) -> boo
         return _short(options, kind, address)
     title = "medians of the ratios of rounds, both sides by turns"
     if what == "makespan":
-        kinds = (kind,) if kind else ((options.only,) if options.only else None)
-        measured = makespan(tasks or 400, options.rounds or 1, *((kinds,) if kinds else ()))
+        chosen = kind or options.only
+        kinds = (chosen,) if chosen else (*LOCAL, *CLUSTERS)
+        measured = makespan(tasks or 400, options.rounds or 1, kinds)
     elif what == "memory":
         measured = memory(rounds)
     elif what == "startup":

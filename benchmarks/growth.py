@@ -14,6 +14,7 @@ from rich.table import Table
 from benchmarks.clusters import cluster
 from benchmarks.memory import resident
 from benchmarks.overhead import mapped
+from benchmarks.pictures import draw_lines
 
 FEWEST = 1_000
 MANY = 10_000
@@ -52,7 +53,8 @@ def growth(kind: str, most: int, plot: str | None) -> bool:
     told = "met" if ratio <= TARGET else "MISSED"
     console.print(f"{counts[-1]:,} beside {MANY:,}: {ratio:.2f} x, at most {TARGET}: {told}")
     if plot:
-        _draw(plot, kind, costs)
+        lines = {kind: (list(costs), list(costs.values()))}
+        draw_lines(plot, f"cost of a task, {kind}", ("tasks in the map", "µs a task"), lines, True)
         console.print(f"cost over count: {plot}")
     return ratio <= TARGET
 
@@ -61,16 +63,3 @@ def growth(kind: str, most: int, plot: str | None) -> bool:
 def _runner(kind: str) -> Generator[str]:
     with nullcontext() if kind == "threads" else cluster(kind, 2) as made:
         yield kind if made is None else made.runner
-
-
-def _draw(path: str, kind: str, costs: dict[int, float]) -> None:
-    from matplotlib.figure import Figure  # an extra
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(list(costs), list(costs.values()), marker="o")
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    axes.set(xlabel="tasks in the map", ylabel="µs a task", title=f"cost of a task, {kind}")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)

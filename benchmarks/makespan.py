@@ -115,7 +115,7 @@ def _runner(kind: str) -> Generator[tuple[str, Any]]:
         return
     with ExitStack() as lifetime:
         made = lifetime.enter_context(cluster(kind, WORKERS))
-        bare = None
+        bare: Any = None
         if kind == "ray":
             from anabranch.task_runners.ray_connection import connected_ray  # slow to load
 
@@ -123,10 +123,12 @@ def _runner(kind: str) -> Generator[tuple[str, Any]]:
             ray: Any = connection.ray
             remote: Any = ray.remote(_sleep)
 
-            def bare(lengths: list[float]) -> float:
+            def alone(lengths: list[float]) -> float:
                 ray.get([remote.remote(0.0) for _ in range(2 * WORKERS)])
                 started = time.perf_counter()
                 ray.get([remote.remote(each) for each in lengths])
                 return time.perf_counter() - started
+
+            bare = alone
 
         yield made.runner, bare

@@ -18,6 +18,7 @@ from rich.console import Console
 from benchmarks.clusters import cluster
 from benchmarks.kills import COMPLETED
 from benchmarks.memory import resident
+from benchmarks.pictures import draw_lines
 
 MIB = 1 << 20
 MOST_GROWTH = 100 * MIB
@@ -113,25 +114,36 @@ def _live(
     arguments: list[str], said: Callable[[str], None], what: str, kill_at: int | None = None
 ) -> Life:
     """Run the script, look at its memory from the first items on, and kill it once it is so far."""
-    process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    with Path(os.environ["ANABRANCH_HOME"], "said").open("w+") as errors:
+        command = [sys.executable, *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None  # a pipe
+        samples, reached, total = _watched(process, said, what, kill_at)
+        if not samples:
+            errors.seek(0)
+            raise RuntimeError(f"{what}: {errors.read()[-2_000:]}")
+    return Life(process.wait(), samples, reached, total)
+
+
+def _watched(
+    process: subprocess.Popen[str], said: Callable[[str], None], what: str, kill_at: int | None
+) -> tuple[list[tuple[float, int]], int, int | None]:
     samples: list[tuple[float, int]] = []
     reached, total = 0, None
     assert process.stdout is not None  # a pipe
-    for line in process.stdout:
-        word, number = line.split()
-        if word == "sum":
-            total = int(number)
-            continue
-        reached = int(number)
-        samples.append((time.monotonic(), resident(str(process.pid))))
-        said(f"{what}, at {reached:,}")
-        if kill_at is not None and reached >= kill_at:
-            process.kill()
-            break
-    process.stdout.close()
-    return Life(process.wait(), samples, reached, total)
+    with process.stdout:
+        for line in process.stdout:
+            word, number = line.split()
+            if word == "sum":
+                total = int(number)
+                continue
+            reached = int(number)
+            samples.append((time.monotonic(), resident(str(process.pid))))
+            said(f"{what}, at {reached:,}")
+            if kill_at is not None and reached >= kill_at:
+                process.kill()
+                break
+    return samples, reached, total
 
 
 def _latest_run() -> Recorded:
@@ -147,21 +159,12 @@ def _latest_run() -> Recorded:
 
 def _draw(path: str, kind: str, lives: dict[str, Life]) -> None:
     """Memory over time of each."""
-    from matplotlib.figure import Figure  # an extra
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, life in lives.items():
-        start = life.samples[0][0]
-        axes.plot(
-            [at - start for at, _ in life.samples],
+    lines = {
+        name: (
+            [at - life.samples[0][0] for at, _ in life.samples],
             [size / MIB for _, size in life.samples],
-            label=name,
         )
-    axes.set(
-        xlabel="seconds", ylabel="resident memory, MiB", title=f"a million items streamed, {kind}"
-    )
-    axes.set_ylim(bottom=0)
-    axes.legend(loc="lower right")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+        for name, life in lives.items()
+    }
+    title = f"{max(life.reached for life in lives.values()):,} items streamed on {kind}"
+    draw_lines(path, title, ("seconds", "resident memory of the flow's process, MiB"), lines)

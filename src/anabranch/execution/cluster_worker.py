@@ -426,6 +426,7 @@ class ClusterWorker:
                     at_work = self._at_work.get((message[1], message[2]))
                     if at_work is not None:
                         self._give_back(at_work.behind)
+                        self._interrupt(message[1], message[2])  # Dask may have swallowed the first
                         self.uplink.abandon(at_work.thread)
 
     def _interrupt(self, key: int, attempt: int) -> None:
