@@ -5,7 +5,8 @@ this machine, or with `--runner` on a cluster. `overhead`: microseconds a task, 
 bare executor. `makespan`: tasks of some length on two workers, over the ideal. `memory`: of runs that
 are kept. `million`: so many items streamed, memory over time, and what a kill at half costs. `growth`:
 what a task costs among 1,000 to 1,000,000. `startup`: from process start to exit. `kills`: what is
-lost, and what runs again, after `kill -9`. `crowd`: ten processes on one store.
+lost, and what runs again, after `kill -9`. `crowd`: ten processes on one store. `peers`: what a task
+costs in other task runners, each in an environment that is made for it.
 
 On clusters, `--runner dask` or `ray` for one of this machine, `dask+tcp://HOST:PORT` or
 `ray?address=HOST:PORT` for one that is there (short, overhead): `lost-workers`, `lost-head`: what a
@@ -21,6 +22,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 
 from benchmarks import rows
 from benchmarks.cluster_overhead import cluster_overhead
@@ -34,6 +36,7 @@ from benchmarks.makespan import CLUSTERS, LOCAL, makespan
 from benchmarks.memory import memory
 from benchmarks.million import million
 from benchmarks.overhead import overhead
+from benchmarks.peers import peers
 from benchmarks.recursion import recursion
 from benchmarks.startup import startup
 from benchmarks.worker_logs import worker_logs
@@ -47,7 +50,7 @@ ON_CLUSTERS: dict[str, Callable[[str, int | None, int], bool]] = {
     "logs": lambda kind, tasks, _: worker_logs(kind, tasks or 100),
 }
 ANYWHERE = ("short", "overhead", "makespan", "million", "growth")
-HERE = ("memory", "startup", "kills", "crowd")
+HERE = ("memory", "startup", "kills", "crowd", "peers")
 
 
 def main() -> None:
@@ -64,6 +67,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="rows whose name contains this, or one runner")
     parser.add_argument("--seed", type=int, default=1, help="of the moments of the kills")
     parser.add_argument("--seconds", type=float, default=60, help="that a crowd is at it")
+    parser.add_argument("--envs", type=Path, help="the folder of the peers' environments")
     parser.add_argument("--plot", help="a file for the picture, of what has one")
     options = parser.parse_args()
     kind, address = _cluster_of(parser, options.runner)
@@ -101,6 +105,10 @@ def _measure(options: argparse.Namespace, kind: str, address: str | None) -> boo
         return kills(rounds, runners, (tasks or 20_000) // 2, options.seed)
     if what == "crowd":
         return crowd(10, options.seconds)
+    if what == "peers":
+        envs: Path = options.envs or _cache() / "anabranch-peers"
+        peers(tasks, rounds, options.only, envs.absolute())
+        return True
     if what == "million":
         return million(kind or "threads", tasks or 1_000_000, options.plot)
     if what == "growth":
@@ -121,6 +129,11 @@ def _measure(options: argparse.Namespace, kind: str, address: str | None) -> boo
     else:
         measured = overhead(tasks or 20_000, rounds, options.only)
     return rows.show(title, measured)
+
+
+def _cache() -> Path:
+    """The user's own, as the XDG base directories say."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _short(options: argparse.Namespace, kind: str, address: str | None) -> bool:
