@@ -578,6 +578,24 @@ class FlowFileError(AnabranchError, ValueError):
         super().__init__(f"{given!r} will not do: {problem}")
 
 
+class WrongAnswerError(AnabranchError, AssertionError):
+    """The check of a benchmark was not content with a result."""
+
+    def __init__(self, case_name: str, problem: str) -> None:
+        self.problem = problem
+        super().__init__(f"{case_name} gave a wrong answer: {problem}.")
+
+
+class BenchmarkFileError(AnabranchError, ValueError):
+    """A file cannot be read as results of benchmarks."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(
+            f"{path} cannot be read as results of benchmarks: {problem}. Give a file that "
+            "`anabranch bench --json` or pyperf has written."
+        )
+
+
 class IsolationError(AnabranchError, RuntimeError):
     """A call that others with its cache key must be kept away from cannot be sure of that."""
 

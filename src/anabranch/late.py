@@ -10,6 +10,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anabranch.cli.benchmark_suite import benchmark_suite as benchmark_suite
+    from anabranch.cli.benchmark_suite import find_benchmarks as find_benchmarks
+    from anabranch.cli.benchmark_suite import list_cases as list_cases
     from anabranch.engine.cache_desk import CacheDesk as CacheDesk
     from anabranch.engine.desk import EngineDesk as EngineDesk
     from anabranch.engine.slot_keeper import SlotKeeper as SlotKeeper
@@ -52,11 +55,14 @@ _LATE = {
     "StoreCaches": "store.caches",
     "StoreSlots": "store.slots",
     "TagGate": "engine.tag_gate",
+    "benchmark_suite": "cli.benchmark_suite",
     "cluster_at_work": "task_runners.cluster_runner",
     "connected_ray": "task_runners.ray_connection",
     "explain": "explaining",
+    "find_benchmarks": "cli.benchmark_suite",
     "find_persistent": "results.persistence",
     "keep_persistent": "results.persistence",
+    "list_cases": "cli.benchmark_suite",
     "migrate": "store.migrating",
     "open_dask_client": "task_runners.dask_cluster",
     "open_slots": "store.slots",

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from anabranch.cli.output import exit_code, print_error
 from anabranch.errors import AnabranchError
 
-COMMANDS: Final = ("run", "runs", "limits", "cache", "config", "doctor", "version")
+COMMANDS: Final = ("run", "runs", "bench", "limits", "cache", "config", "doctor", "version")
 """Each is the `app` of the module of its name."""
 
 
