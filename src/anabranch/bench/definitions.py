@@ -117,7 +117,7 @@ def benchmark(fn: Any = None, /, **options: Unpack[BenchmarkOptions]) -> Any:
     the case: its value goes to the function's first parameter that is none of `params`;
     `setup_each=True` calls it before each repeat, for functions that change their input;
     `check`, called with the result and the params that it names: a falsy answer, or an error, is a
-    wrong answer; `warmup`, how many samples are not counted; `min_repeats` and `max_repeats`;
+    wrong answer; `warmup`, how many calls come before all else; `min_repeats` and `max_repeats`;
     `confidence`: measuring ends when half the 95 % confidence interval of the mean is below this
     share of it, or after `time_limit`; `timeout_seconds` for a whole case; `seed`;
     `exclusive=False` lets other cases run on the same host meanwhile.

@@ -57,17 +57,19 @@ def measure(plan: Plan, case: Case) -> Measurement:
 
 
 def _warm_up(plan: Plan, sampler: Sampler) -> tuple[int, list[tuple[int, float]]]:
-    """Find how many calls make a sample; the last sample of this is the first of the warm-up."""
+    """Take the samples that are not counted, and find how many calls make one.
+
+    The first call says nothing of that: it may load modules and fill caches.
+    """
     loops, warmups = 1, list[tuple[int, float]]()
+    for _ in range(plan.warmup):
+        warmups.append((loops, sampler.seconds(loops)))
     while not plan.setup_each:
         seconds = sampler.seconds(loops)
         warmups.append((loops, seconds))
-        taken = seconds * loops
-        if taken >= SAMPLE_SECONDS:
+        if seconds * loops >= SAMPLE_SECONDS:
             break
         loops = max(loops + 1, min(ceil(1.2 * SAMPLE_SECONDS / seconds), FASTEST_GROWTH * loops))
-    for _ in range(plan.warmup - bool(warmups)):
-        warmups.append((loops, sampler.seconds(loops)))
     return loops, warmups
 
 

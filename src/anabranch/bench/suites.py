@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
-from pathlib import PurePath
 from typing import Any
 
 from anabranch.bench.definitions import Benchmark, Plan
@@ -18,7 +17,7 @@ from anabranch.bench.measuring import Measurement, measure
 from anabranch.bench.results import FAILED, MEASURED, TIMED_OUT, WRONG, CaseResult, ParamValue
 from anabranch.bench.time_limits import call_in_time
 from anabranch.context import current_context
-from anabranch.errors import MissingFlowError, RunTimedOut, WrongAnswerError
+from anabranch.errors import MissingFlowError, OptionError, RunTimedOut, WrongAnswerError
 from anabranch.futures import TaskFuture, as_completed
 from anabranch.tasks import task
 
@@ -32,12 +31,17 @@ def run_suite(
     """Measure the cases whose names are `wanted`, in a flow; their results in the benchmarks' order.
 
     `tell` is called with each when it comes; `fast` takes few repeats of each, and less care. Whatever
-    a benchmark does wrong is a result too. Raises `MissingFlowError` outside of a flow.
+    a benchmark does wrong is a result too. Raises `MissingFlowError` outside of a flow, and
+    `OptionError` where two benchmarks have one name.
     """
     open_flow = current_context().open_flow
     if open_flow is None or open_flow.runner is None:
         raise MissingFlowError("A benchmark suite", "run")
-    runner: str = open_flow.runner.capabilities.name
+    runner = Runner(open_flow.runner.capabilities.name)
+    benchmarks = list(benchmarks)
+    names = [each.plan.name for each in benchmarks]
+    if len(set(names)) < len(names):
+        raise OptionError("run_suite()", "benchmarks", names, "each name once; see `renamed`")
     results: dict[str, CaseResult] = {}
     futures: dict[TaskFuture[CaseResult], Case] = {}
     for benchmark in benchmarks:
@@ -73,13 +77,24 @@ def _settled(result: CaseResult, future: TaskFuture[CaseResult]) -> CaseResult:
     return future.result() if error is None else result._replace(error=error_line(error))
 
 
+@dataclass(frozen=True)
+class Runner:
+    """The task runner's name, for the metadata. No part of what makes a case the same: a resume on
+    another runner keeps what was measured."""
+
+    name: str
+
+    def __anabranch_key__(self) -> None:
+        return None
+
+
 @task(task_run_name="{case.name}")
-def run_case(plan: Plan, case: Case, runner: str) -> CaseResult:
+def run_case(plan: Plan, case: Case, runner: Runner) -> CaseResult:
     """Measure one case, alone on its host where it has to be; the wait for that is not timed."""
     metadata: Metadata = {}
     with host_lock(plan.exclusive):
         try:
-            metadata = host_metadata(runner)
+            metadata = host_metadata(runner.name)
             call = partial(measure, plan, case)
             measured = call_in_time(call, case.name, plan.timeout_seconds)
         except WrongAnswerError as error:
@@ -87,7 +102,7 @@ def run_case(plan: Plan, case: Case, runner: str) -> CaseResult:
         except RunTimedOut:
             return _result(plan, case, TIMED_OUT, f"after {plan.timeout_seconds:g} s", metadata)
         except (Exception, SystemExit) as error:  # whatever a user's code may raise
-            return _result(plan, case, FAILED, error_line(error, plan.fn), metadata)
+            return _result(plan, case, FAILED, error_line(error, plan.fn.__module__), metadata)
     return _measured(plan, case, measured, metadata)
 
 
@@ -110,13 +125,9 @@ def _param_value(value: Any) -> ParamValue:
     return int(value) if isinstance(value, Integral) else float(value)
 
 
-def error_line(error: BaseException, fn: Callable[..., Any] | None = None) -> str:
-    """An error on one line, with the line of the function's file that it came from."""
+def error_line(error: BaseException, module: str = "") -> str:
+    """An error on one line, with the last line of this module that led to it."""
     told = " ".join(f"{type(error).__name__}: {error}".split())
-    code = getattr(inspect.unwrap(fn), "__code__", None) if fn is not None else None
-    lines = [
-        number
-        for frame, number in traceback.walk_tb(error.__traceback__)
-        if code is not None and frame.f_code.co_filename == code.co_filename
-    ]
-    return f"{told} ({PurePath(code.co_filename).name}:{lines[-1]})" if lines and code else told
+    frames = traceback.walk_tb(error.__traceback__)
+    lines = [line for frame, line in frames if frame.f_globals.get("__name__") == module]
+    return f"{told} ({module}:{lines[-1]})" if lines else told

@@ -24,6 +24,9 @@ def print_results(results: Sequence[CaseResult], base: Sequence[CaseResult] | No
     left = [each for each in results if not each.is_measured]
     if left:
         note(f"{count_of(len(left), 'case')} of {len(results):,} could not be measured.")
+    runners = {str(each.metadata["runner"]) for each in results if "runner" in each.metadata}
+    if len(runners) > 1:  # it was resumed on another
+        note(f"Measured on several task runners: {shown(', '.join(sorted(runners)))}.")
     if base is not None:
         _print_comparison(compared, left_out(results, base))
 
