@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from math import log10
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ BASE_COLOUR: Final = "0.65"
 
 
 class Line(NamedTuple):
-    """Results over one param; `label` says the others."""
+    """Results over one param; `label` says the values of others."""
 
     label: str
     points: list[tuple[float, CaseResult]]
@@ -57,23 +58,27 @@ def _draw(
     else:
         _draw_lines(axes, param, results, base)
     figure.suptitle(name, x=0.01, ha="left", fontweight="bold")
-    axes.set_title(_about(results[0]), loc="left", fontsize="small", color="0.4")
+    axes.set_title(_about(results), loc="left", fontsize="small", color="0.4")
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
         below = param is None or len(labels) > 12
         place = "outside lower center" if below else "outside right upper"
-        figure.legend(handles, labels, loc=place, frameon=False, ncols=2 if below else 1)
+        title = None if param is None else ", ".join(_others(param, results))
+        figure.legend(
+            handles, labels, loc=place, title=title, frameon=False, ncols=2 if below else 1
+        )
     path = folder / (re.sub(r"[^\w.-]", "_", name) + ".png")
     figure.savefig(path)
     return path
 
 
-def _about(result: CaseResult) -> str:
+def _about(results: Sequence[CaseResult]) -> str:
     """What the picture shows, and where that was measured."""
-    host = result.metadata.get("hostname", "an unknown host")
-    runner = result.metadata.get("runner")
-    where = f"{host}, {runner}" if runner else f"{host}"
-    return f"mean time of a call, with its 95 % confidence interval; on {where}"
+    first, varying = results[0], varying_params(results)
+    same = [f", {name}={value}" for name, value in first.params.items() if name not in varying]
+    told = [str(first.metadata[key]) for key in ("hostname", "runner") if key in first.metadata]
+    where = f"; on {', '.join(told)}" if told else ""
+    return f"mean time of a call, with its 95 % confidence interval{''.join(same)}{where}"
 
 
 def numeric_param(results: Sequence[CaseResult]) -> str | None:
@@ -87,16 +92,25 @@ def numeric_param(results: Sequence[CaseResult]) -> str | None:
     return max(several, key=counts.__getitem__, default=None)
 
 
-def lines_over(param: str, results: Iterable[CaseResult]) -> list[Line]:
-    """A line for each combination of the other params, its points by the param's value."""
+def varying_params(results: Sequence[CaseResult]) -> list[str]:
+    """The params that do not have one value everywhere."""
+    names = dict.fromkeys(name for each in results for name in each.params)
+    return [name for name in names if len({each.params.get(name) for each in results}) > 1]
+
+
+def _others(param: str, results: Sequence[CaseResult]) -> list[str]:
+    return [name for name in varying_params(results) if name != param]
+
+
+def lines_over(param: str, others: Sequence[str], results: Iterable[CaseResult]) -> list[Line]:
+    """A line for each combination of the others' values, its points by the param's."""
     lines: dict[str, Line] = {}
     for each in results:
-        others = [f"{name}={value}" for name, value in each.params.items() if name != param]
-        label = ", ".join(others)
+        label = ", ".join(str(each.params.get(name, "")) for name in others)
         value = each.params.get(param)
         if isinstance(value, int | float):
             lines.setdefault(label, Line(label, [])).points.append((value, each))
-    return [Line(line.label, sorted(line.points)) for line in lines.values()]
+    return [Line(line.label, sorted(line.points, key=itemgetter(0))) for line in lines.values()]
 
 
 # -- curves ---------------------------------------------------------------------------------------
@@ -105,7 +119,8 @@ def lines_over(param: str, results: Iterable[CaseResult]) -> list[Line]:
 def _draw_lines(
     axes: Any, param: str, results: Sequence[CaseResult], base: Sequence[CaseResult]
 ) -> None:
-    lines, base_lines = lines_over(param, results), lines_over(param, base)
+    others = _others(param, results)
+    lines, base_lines = lines_over(param, others, results), lines_over(param, others, base)
     points = [point for line in [*lines, *base_lines] for point in line.points]
     logarithmic = _is_wide([result.mean.value for _, result in points])
     if _is_wide([value for value, _ in points]):
@@ -150,7 +165,8 @@ def _draw_line(axes: Any, line: Line, label: str, logarithmic: bool, look: dict[
 
 def _draw_bars(axes: Any, results: Sequence[CaseResult], base: Sequence[CaseResult]) -> None:
     known = {each.name: each for each in base}
-    shown = [each.mean.value for each in [*results, *base]]
+    both = [*results, *base]
+    shown = [each.mean.value for each in both]
     logarithmic = _is_wide(shown)
     height = 0.38 if base else 0.6
     places = list(range(len(results)))
@@ -158,7 +174,8 @@ def _draw_bars(axes: Any, results: Sequence[CaseResult], base: Sequence[CaseResu
              if each.name in known]  # fmt: skip  # as it reads
     if logarithmic:
         axes.set_xscale("log")
-        axes.set_xlim(left=10 ** (int(log10(min(shown))) - 1))
+        ends = [each.mean.value + each.mean.half_width for each in both]
+        axes.set_xlim(min(shown) / 4, 1.5 * max(ends))
     above = height / 2 if base else 0
     _draw_row_bars(
         axes, [place + above for place in places], results, "C0", "this run", logarithmic, height
@@ -173,7 +190,8 @@ def _draw_bars(axes: Any, results: Sequence[CaseResult], base: Sequence[CaseResu
             logarithmic,
             height,
         )
-    axes.set_yticks(places, [_case_label(each) for each in results])
+    varying = varying_params(results)
+    axes.set_yticks(places, [_case_label(each, varying) for each in results])
     axes.invert_yaxis()
     axes.set_xlabel("time of a call")
     axes.grid(True, axis="x", color="0.9")
@@ -201,8 +219,9 @@ def _draw_row_bars(
     )
 
 
-def _case_label(result: CaseResult) -> str:
-    return ", ".join(f"{name}={value}" for name, value in result.params.items()) or result.name
+def _case_label(result: CaseResult, names: Sequence[str]) -> str:
+    told = [f"{name}={result.params[name]}" for name in names if name in result.params]
+    return ", ".join(told) or result.name
 
 
 # -- axes -----------------------------------------------------------------------------------------
