@@ -19,14 +19,12 @@ from typing import Any, NamedTuple
 from anabranch.bench.definitions import Plan, free_parameters
 from anabranch.bench.grids import Case
 from anabranch.bench.statistics import mean_of
-from anabranch.errors import WrongAnswerError
+from anabranch.errors import RunTimedOut, WrongAnswerError
 
 SAMPLE_SECONDS = 0.001
 """A sample of a quick function takes so long at least."""
 FASTEST_GROWTH = 10
 """Times as many calls from one sample of the calibration to the next."""
-WAKE_SECONDS = 0.05
-"""After a case's timeout, its loop is woken, to see that."""
 LEAST_SECONDS = 1e-9
 """What the clock may take for no time at all."""
 
@@ -46,7 +44,7 @@ class Measurement(NamedTuple):
 def measure(plan: Plan, case: Case) -> Measurement:
     """Raises what the user's code raises, and `WrongAnswerError` where `check` is not content."""
     with ExitStack() as lifetimes:
-        sampler = Sampler(plan, case, _drive(plan, lifetimes))
+        sampler = Sampler(plan, case, _drive(plan, case, lifetimes))
         gc.collect()  # of what came before
         loops, warmups = _warm_up(plan, sampler)
         values: list[float] = []
@@ -120,6 +118,8 @@ class Sampler:
             return
         try:
             right = self._run(check, (result,), self._case.params)
+        except RunTimedOut:
+            raise
         except Exception as error:
             raise WrongAnswerError(self._case.name, f"{type(error).__name__}: {error}") from error
         if not right:
@@ -156,13 +156,24 @@ async def _timed_async(call: Callable[[], Any], loops: int) -> tuple[float, Any]
     return perf_counter() - start, result
 
 
-def _drive(plan: Plan, lifetimes: ExitStack) -> Drive | None:
+def _drive(plan: Plan, case: Case, lifetimes: ExitStack) -> Drive | None:
     """What runs the coroutines of an async benchmark: one loop for the whole case."""
     if not plan.is_async:
         return None
     import asyncio  # 25 ms that other benchmarks need not spend
 
     runner = lifetimes.enter_context(asyncio.Runner())
-    # A loop that has nothing to do sleeps in C, where nothing can interrupt it.
-    runner.get_loop().call_later(plan.timeout_seconds + WAKE_SECONDS, bool)
-    return runner.run
+    deadline = monotonic() + plan.timeout_seconds
+
+    async def in_time(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """A loop that waits sleeps in C: only itself can end that."""
+        limit = asyncio.timeout(deadline - monotonic())
+        try:
+            async with limit:
+                return await coroutine
+        except TimeoutError as error:
+            if limit.expired():
+                raise RunTimedOut(case.name, plan.timeout_seconds) from error
+            raise
+
+    return lambda coroutine: runner.run(in_time(coroutine))

@@ -21,6 +21,9 @@ from anabranch.errors import MissingFlowError, OptionError, RunTimedOut, WrongAn
 from anabranch.futures import TaskFuture, as_completed
 from anabranch.tasks import task
 
+LOOP_GRACE_SECONDS = 0.5
+"""A loop ends its coroutines itself when their time is over; what blocks it is ended so much later."""
+
 
 def run_suite(
     benchmarks: Iterable[Benchmark[..., Any]],
@@ -96,7 +99,8 @@ def run_case(plan: Plan, case: Case, runner: Runner) -> CaseResult:
         try:
             metadata = host_metadata(runner.name)
             call = partial(measure, plan, case)
-            measured = call_in_time(call, case.name, plan.timeout_seconds)
+            seconds = plan.timeout_seconds + (LOOP_GRACE_SECONDS if plan.is_async else 0)
+            measured = call_in_time(call, case.name, seconds)
         except WrongAnswerError as error:
             return _result(plan, case, WRONG, error.problem, metadata)
         except RunTimedOut:
