@@ -213,7 +213,9 @@ def test_every_runner_needs_no_main_guard(tmp_path: Path) -> None:
 
 
 def test_the_list_of_examples_is_complete() -> None:
-    listed = re.findall(r"`(?:python|anabranch bench) examples/(\w+\.py)", (EXAMPLES / "README.md").read_text())
+    listed = re.findall(
+        r"`(?:python|anabranch bench) examples/(\w+\.py)", (EXAMPLES / "README.md").read_text()
+    )
     assert sorted(listed) == sorted(path.name for path in EXAMPLES.glob("*.py"))
 
 
