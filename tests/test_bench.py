@@ -39,8 +39,15 @@ from anabranch.bench.results import (
     mean_text,
 )
 from anabranch.bench.statistics import Mean, is_significant, mean_of
+from anabranch.bench.time_limits import call_in_time
 from anabranch.cli.app import app
-from anabranch.errors import BenchmarkFileError, MissingFlowError, OptionError, WrongAnswerError
+from anabranch.errors import (
+    BenchmarkFileError,
+    MissingFlowError,
+    OptionError,
+    RunTimedOut,
+    WrongAnswerError,
+)
 
 SUITE = """
 import asyncio, time
@@ -464,6 +471,41 @@ def test_plots_are_curves_over_numbers_or_bars(tmp_path: Path) -> None:
     assert numeric_param(bars) is None
     (path,) = draw_plots(tmp_path, [*bars, CaseResult("g", "g", {}, FAILED, "no")], bars[:1])
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# -- time limits ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_a_time_limit_insists_where_an_interrupt_is_swallowed(in_main_thread: bool) -> None:
+    swallowed: list[BaseException] = []
+
+    def swallows() -> None:
+        while True:
+            try:
+                while True:
+                    time.sleep(0.001)
+            except BaseException as error:
+                swallowed.append(error)
+                if len(swallowed) == 2:
+                    raise
+
+    told: list[Any] = []
+
+    def run() -> None:
+        for seconds, call in ((0.1, swallows), (5, lambda: "done")):
+            try:
+                told.append(call_in_time(call, "it", seconds))
+            except RunTimedOut as error:
+                told.append(error.seconds)
+
+    if in_main_thread:
+        run()
+    else:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    assert told == [0.1, "done"] and len(swallowed) == 2
 
 
 # -- a host's lock ---------------------------------------------------------------------------------

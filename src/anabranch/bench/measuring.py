@@ -5,7 +5,6 @@ Only the function itself stands between the two looks at the clock.
 
 from __future__ import annotations
 
-import gc
 import inspect
 import random
 from collections.abc import Callable, Coroutine, Mapping
@@ -45,7 +44,6 @@ def measure(plan: Plan, case: Case) -> Measurement:
     """Raises what the user's code raises, and `WrongAnswerError` where `check` is not content."""
     with ExitStack() as lifetimes:
         sampler = Sampler(plan, case, _drive(plan, case, lifetimes))
-        gc.collect()  # of what came before
         loops, warmups = _warm_up(plan, sampler)
         values: list[float] = []
         began = monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def run_case(plan: Plan, case: Case, runner: Runner) -> CaseResult:
     with host_lock(plan.exclusive):
         try:
             metadata = host_metadata(runner.name)
+            gc.collect()  # of what came before
             call = partial(measure, plan, case)
             seconds = plan.timeout_seconds + (LOOP_GRACE_SECONDS if plan.is_async else 0)
             measured = call_in_time(call, case.name, seconds)

@@ -60,10 +60,20 @@ class Interruptible:
             if not self._active or self._sent:
                 return
             self._sent = True
-            if self._by_signal and _SIGNAL is not None:
-                signal.pthread_kill(self._thread, _SIGNAL)
-            else:
-                raise_in_thread(self._thread, Interrupt)
+            self._send()
+
+    def insist(self) -> None:
+        """Interrupt once more what goes on all the same: a callback of the garbage collector, such as
+        Dask has, swallows whatever is raised in it."""
+        with self._changing:
+            if self._active and self._sent:
+                self._send()
+
+    def _send(self) -> None:
+        if self._by_signal and _SIGNAL is not None:
+            signal.pthread_kill(self._thread, _SIGNAL)
+        else:
+            raise_in_thread(self._thread, Interrupt)
 
     def settle(self, arrived: bool) -> None:
         """No interrupt after this; one that is under way is waited for, so that it hits nothing."""
