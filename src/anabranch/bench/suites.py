@@ -28,11 +28,11 @@ LOOP_GRACE_SECONDS = 0.5
 
 def run_suite(
     benchmarks: Iterable[Benchmark[..., Any]],
-    wanted: Callable[[str], bool] = bool,
-    tell: Callable[[CaseResult], object] = bool,
+    wanted: Callable[[str], bool] | None = None,
+    tell: Callable[[CaseResult], object] | None = None,
     fast: bool = False,
 ) -> list[CaseResult]:
-    """Measure the cases whose names are `wanted`, in a flow; their results in the benchmarks' order.
+    """Measure the cases whose names are `wanted`, or all, in a flow; their results in order.
 
     `tell` is called with each when it comes; `fast` takes few repeats of each, and less care. Whatever
     a benchmark does wrong is a result too. Raises `MissingFlowError` outside of a flow, and
@@ -53,17 +53,19 @@ def run_suite(
         cases = _cases_or_failure(benchmark)
         if isinstance(cases, CaseResult):
             results[cases.name] = cases
-            tell(cases)
+            if tell is not None:
+                tell(cases)
             continue
         measure_case = run_case.with_options(name=plan.name)
         for case in cases:
-            if wanted(case.name):
+            if wanted is None or wanted(case.name):
                 results[case.name] = _result(plan, case, FAILED, "not measured")
                 futures[measure_case.submit(plan, case, runner)] = case
     for future in as_completed(list(futures)):
         case = futures[future]
         results[case.name] = _settled(results[case.name], future)
-        tell(results[case.name])
+        if tell is not None:
+            tell(results[case.name])
     return list(results.values())
 
 
