@@ -17,6 +17,8 @@ LOG_FROM: Final = 1.5
 DOTS_PER_INCH: Final = 150
 LOWEST_SHARE: Final = 0.9
 """Of a mean that an error bar goes down at most on a logarithmic axis, which has no zero."""
+LEGEND_INCHES: Final = 0.22
+"""Of a line of the legend."""
 BASE_COLOUR: Final = "0.65"
 
 
@@ -61,8 +63,9 @@ def _draw(
     axes.set_title(_about(results), loc="left", fontsize="small", color="0.4")
     handles, labels = axes.get_legend_handles_labels()
     if len(labels) > 1:
-        below = param is None or len(labels) > 12
+        below = param is None
         place = "outside lower center" if below else "outside right upper"
+        figure.set_figheight(max(height, LEGEND_INCHES * (len(labels) + 2)))
         title = None if param is None else ", ".join(_others(param, results))
         figure.legend(
             handles, labels, loc=place, title=title, frameon=False, ncols=2 if below else 1
@@ -133,10 +136,14 @@ def _draw_lines(
         if line.label in colours:
             style = {"linestyle": "--", "alpha": 0.7, "markerfacecolor": "white"}
             look = {"color": colours[line.label], "marker": markers[line.label], **style}
-            _draw_line(axes, line, f"{line.label} (base)".strip(), logarithmic, look)
+            _draw_line(axes, line, None, logarithmic, look)
     for line in lines:
         look = {"color": colours[line.label], "marker": markers[line.label]}
         _draw_line(axes, line, line.label or "this run", logarithmic, look)
+    if base_lines:
+        axes.plot(
+            [], [], color="0.4", linestyle="--", marker="o", markerfacecolor="white", label="base"
+        )
     axes.set_xlabel(param)
     axes.set_ylabel("time of a call")
     axes.grid(True, which="major", color="0.9")
@@ -146,7 +153,9 @@ def _draw_lines(
         axes.set_ylim(bottom=0)
 
 
-def _draw_line(axes: Any, line: Line, label: str, logarithmic: bool, look: dict[str, Any]) -> None:
+def _draw_line(
+    axes: Any, line: Line, label: str | None, logarithmic: bool, look: dict[str, Any]
+) -> None:
     results = [result for _, result in line.points]
     axes.errorbar(
         [value for value, _ in line.points],
