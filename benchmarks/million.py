@@ -85,6 +85,7 @@ def million(kind: str, count: int, plot: str | None) -> bool:
         before = _latest_run()
         resumed = _live([str(script), runner, str(count), before.run_id], said, "resumed")
         after = _latest_run()
+        stored = sum(file.stat().st_size for file in script.parent.glob("anabranch.db*"))
     expected = count * (count + 1) // 2
     seconds = whole.samples[-1][0] - whole.samples[0][0]
     right = whole.total == expected and resumed.total == expected and killed.code == -signal.SIGKILL
@@ -97,6 +98,9 @@ def million(kind: str, count: int, plot: str | None) -> bool:
         f"killed at {killed.reached:,}: {before.completed:,} recorded as completed; resumed in "
         f"{resumed.samples[-1][0] - resumed.samples[0][0]:.1f} s: {after.items:,} items recorded, "
         f"{after.completed - after.items:,} of them twice; sums {'right' if right else 'WRONG'}"
+    )
+    console.print(
+        f"the store has {stored / MIB:,.0f} MiB, {stored / (2 * count):.0f} bytes a task run"
     )
     if plot:
         _draw(plot, kind, {"whole": whole, "killed at half": killed, "resumed": resumed})

@@ -46,8 +46,8 @@ def row(
     return Row(what, figure, beside, other, statistics.median(ratios), ratios, target)
 
 
-def show(title: str, rows: Iterable[Row]) -> bool:
-    """Print a table of them, once all are there; whether each target is met."""
+def show(title: str, rows: Iterable[Row]) -> None:
+    """Print a table of them, once all are there."""
     console = Console(width=WIDTH)
     done: list[Row] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -59,7 +59,6 @@ def show(title: str, rows: Iterable[Row]) -> bool:
                 progress.update(measuring, description=f"{len(done)} measured, last {each.what}")
     finally:  # what was measured before a fault is not lost
         console.print(_table(title, done))
-    return all(each.is_met for each in done)
 
 
 def _table(title: str, rows: Iterable[Row]) -> Table:

@@ -106,6 +106,7 @@ class AtWork:
         "behind",
         "flushed",
         "frames",
+        "insist",
         "interrupt",
         "key",
         "said",
@@ -125,6 +126,7 @@ class AtWork:
         self.said: list[Message] = []
         self.frames = 0
         self.interrupt: Callable[[], object] | None = None
+        self.insist: Callable[[], object] | None = None
         self.stopped = False
 
 
@@ -284,6 +286,7 @@ class ClusterWorker:
         with Interruptible() as interruptible:
             with self._changing:
                 at_work.interrupt = interruptible.interrupt
+                at_work.insist = interruptible.insist
                 stopped = at_work.stopped
             try:
                 if stopped:
@@ -291,7 +294,7 @@ class ClusterWorker:
                 outcome = run_call(call, lambda coroutine: self._drive(coroutine, at_work))
             except Interrupt as interrupt:  # it came after the task's own code had ended
                 outcome = failure(call, interrupt, started, time() - started)
-            at_work.interrupt = None
+            at_work.interrupt = at_work.insist = None
             interruptible.settle(isinstance(outcome.value, Interrupt))
         return outcome
 
@@ -426,7 +429,8 @@ class ClusterWorker:
                     at_work = self._at_work.get((message[1], message[2]))
                     if at_work is not None:
                         self._give_back(at_work.behind)
-                        self._interrupt(message[1], message[2])  # Dask may have swallowed the first
+                        if at_work.insist is not None:
+                            at_work.insist()
                         self.uplink.abandon(at_work.thread)
 
     def _interrupt(self, key: int, attempt: int) -> None:
