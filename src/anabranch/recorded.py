@@ -7,8 +7,8 @@ Each is handed out once. Of equal calls, the first to come gets what the first t
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -33,17 +33,43 @@ class RecordedCall(NamedTuple):
     """What it recorded itself, where it is a flow run."""
 
 
-CallKey = tuple[str, bytes]
-"""The key of a task or flow, and what stands for the inputs."""
+Row = tuple[Any, ...]
+"""A recorded call as the store has it: of numbers and bytes alone, since there may be a million."""
+
+
+class Calls:
+    """The calls of one task or flow that one process has recorded. `make` makes a record of a row;
+    rows are found by what stands for the inputs, those of equal calls in their order."""
+
+    def __init__(self, make: Callable[[Row], RecordedCall]) -> None:
+        self._make = make
+        self._rows: dict[bytes, Row | list[Row]] = {}
+
+    def add(self, inputs: bytes, row: Row) -> None:
+        before = self._rows.get(inputs)
+        if before is None:
+            self._rows[inputs] = row
+        elif isinstance(before, list):
+            before.append(row)
+        else:
+            self._rows[inputs] = [before, row]
+
+    def take(self, inputs: bytes) -> RecordedCall | None:
+        """The next of these, which it is no more."""
+        row = self._rows.pop(inputs, None)
+        if isinstance(row, list):
+            first, *others = row
+            self._rows[inputs] = others if len(others) > 1 else others[0]
+            row = first
+        return None if row is None else self._make(row)
 
 
 class Recorded:
-    """The calls of one flow run, and what became of them in the run that goes on."""
+    """The calls of one flow run, by their task's or flow's key, and what became of them in the run
+    that goes on."""
 
-    def __init__(self, calls: Iterable[tuple[CallKey, RecordedCall]]) -> None:
-        self._calls: dict[CallKey, deque[RecordedCall]] = {}
-        for key, call in calls:
-            self._calls.setdefault(key, deque()).append(call)
+    def __init__(self, calls: Mapping[str, Sequence[Calls]]) -> None:
+        self._calls = calls
         self._taking = threading.Lock()
         self.handed_back = 0
         self.changed: Counter[str] = Counter()
@@ -53,12 +79,10 @@ class Recorded:
     def take(self, key: str, inputs: bytes, source: bytes, by_order: bool) -> RecordedCall | None:
         """The next recorded call of these; one of another source counts as one that never ended."""
         with self._taking:
-            calls = self._calls.get((key, inputs))
-            if not calls:
+            taken = (calls.take(inputs) for calls in self._calls.get(key, ()))
+            call = next((call for call in taken if call is not None), None)
+            if call is None:
                 return None
-            call = calls.popleft()
-            if not calls:
-                del self._calls[key, inputs]
             if call.completed and call.source != source:
                 self.changed[key] += 1
                 return call._replace(completed=False)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from anabranch.context import RunContext, current_context
 from anabranch.dependencies import Search, find_blockers, needs_search
 from anabranch.engine.callbacks import CallbackRunner
+from anabranch.engine.collector import fewer_collections
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally
 from anabranch.errors import (
@@ -143,13 +145,14 @@ class Intake:
     ) -> list[Run]:
         common = self._common_search(submission, wait_for)
         runs: list[Run] = []
-        for start in range(0, len(inputs), CHUNK):
-            chunk: list[Run] = [
-                TaskFuture(submission, first + start + n, args)
-                for n, args in enumerate(inputs[start : start + CHUNK])
-            ]
-            runs += chunk
-            self._submit_chunk(submission, chunk, common)
+        with fewer_collections() if len(inputs) > CHUNK else nullcontext():
+            for start in range(0, len(inputs), CHUNK):
+                chunk: list[Run] = [
+                    TaskFuture(submission, first + start + n, args)
+                    for n, args in enumerate(inputs[start : start + CHUNK])
+                ]
+                runs += chunk
+                self._submit_chunk(submission, chunk, common)
         return runs
 
     def _numbers(

@@ -115,7 +115,7 @@ class StoreWriter:
     def recorded(self, flow_run: FlowRun) -> Recorded:
         row = self._rows.flow_rows.get(flow_run.id)
         if row is None or self._broken is not None:
-            return Recorded(())
+            return Recorded({})
         return late.recorded_calls(self.database, self.secret, row)
 
     def close(self) -> None:
