@@ -21,7 +21,7 @@ from anabranch.execution.remote_logs import handle_remote
 from anabranch.outcomes import FAILED, Outcome
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
 from anabranch.task_runners.child import Child, Definitions, lost, stopped
-from anabranch.task_runners.forkserver import EXITED, FORKED, ForkServer, how_it_ended
+from anabranch.task_runners.forkserver import EXITED, FORKED, fork_server, give_back, how_it_ended
 from anabranch.task_runners.ready_queue import ReadyQueue
 from anabranch.task_runners.thread_pool import not_begun
 
@@ -73,7 +73,7 @@ class ProcessPool(OpenRunnerBase):
         self._outcomes: list[Outcome] = []
         self._mean = WINDOW_SECONDS  # seconds of a call, recent ones counting most
         self._closing = False
-        self._server = ForkServer(type(inbox).__module__)
+        self._server = fork_server(type(inbox).__module__)
         self._woken, self._waker = socket.socketpair()
         self._awake = False
         self._waking = threading.Lock()
@@ -135,10 +135,13 @@ class ProcessPool(OpenRunnerBase):
                 self._turn(self._patience())
             self._end_children()
         finally:
-            self._server.close(LEAVE_SECONDS)
-            for child in self._children:
-                child.close()
             self._selector.close()
+            if self._children:
+                self._server.close(LEAVE_SECONDS)
+                for child in self._children:
+                    child.close()
+            else:
+                give_back(self._server)
             self._woken.close()
             self._waker.close()
 
@@ -439,7 +442,7 @@ class ProcessPool(OpenRunnerBase):
                     pass
             self._bury(child, "lost its fork server")
         if not self._closing:
-            self._server = ForkServer(type(self._inbox).__module__)
+            self._server = fork_server(type(self._inbox).__module__)
             self._selector.register(self._server.socket, selectors.EVENT_READ)
 
     def _end_children(self) -> None:

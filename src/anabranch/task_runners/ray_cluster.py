@@ -30,6 +30,7 @@ from anabranch.task_runners.ray_versions import refuse_versions
 from anabranch.task_runners.ray_watch import Watch
 
 ray: Any = typed_ray  # its own types are partly unknown
+_carry_out = ray.remote(ray_worker.carry_out)  # one for all flows: Ray has workers for each
 
 NAMESPACE = "anabranch"
 RETRIES = 2
@@ -58,7 +59,7 @@ class RayCluster:
         self.reply_to = (office.name, NAMESPACE, label)
         self._connection = connection
         self._runner = runner
-        self._carry_out: dict[tuple[Any, str, Asks], Any] = {}
+        self._carry_out: dict[tuple[str, Asks], Any] = {}
         self._own: Any = ray.remote(ray_worker.itself).options(num_cpus=0, max_retries=RETRIES)
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
@@ -99,32 +100,25 @@ class RayCluster:
                 continue
             constants = None if first.constants is None else first.constants.token
             token, name = first.template.token, call.spec.name
-            if group.size == 1:
-                head = pickle.dumps((self.reply_to, token, constants), PROTOCOL)
-                values = [each.handle for each in first.values]
-                told, value = self._remote(ray_worker.carry_out, name, asks).remote(
-                    joined(head, first.data), *values
-                )
-            else:
-                head = pickle.dumps((self.reply_to, token, constants, group.number), PROTOCOL)
+            number, rest = None, first.data
+            if group.size > 1:
+                number = group.number
                 rest = pickle.dumps([sent.data for sent in calls], PROTOCOL)
-                told, value = self._remote(ray_worker.carry_out_group, name, asks).remote(
-                    joined(head, rest)
-                )
+            head = pickle.dumps((self.reply_to, token, constants, number), PROTOCOL)
+            values = [each.handle for each in first.values]
+            told, value = self._remote(name, asks).remote(joined(head, rest), *values)
             yield value  # known to the runner by the time that this goes on, and its end can come
             places = [(sent.call.key, sent.call.attempt) for sent in calls]
             self._returns.expect(told, (group, places))
         if inner:
             self._distribute()
 
-    def _remote(self, function: Any, name: str, asks: Asks) -> Any:
-        known = self._carry_out.get((function, name, asks))
+    def _remote(self, name: str, asks: Asks) -> Any:
+        known = self._carry_out.get((name, asks))
         if known is None:
-            known = self._carry_out[function, name, asks] = ray.remote(function).options(
-                name=name,
-                num_returns=2,
-                max_retries=RETRIES,
-                **options_of(asks),
+            options = options_of(asks)
+            known = self._carry_out[name, asks] = _carry_out.options(
+                name=name, num_returns=2, max_retries=RETRIES, **options
             )
         return known
 

@@ -198,12 +198,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(1)
 
 
-def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
-    """A task of Ray's: the worker's name before the frame that tells the call's end, and the value if
-    that stays. All is bytes, which Ray takes as they are."""
+def carry_out(data: bytes, *values: Any) -> tuple[bytes | None, Any]:
+    """A task of Ray's, a call or a group of them; the same function for both, since Ray has workers
+    for each. All is bytes, which Ray takes as they are."""
     head, rest = parted(data)
-    reply_to, token, constants = pickle.loads(head)
+    reply_to, token, constants, number = pickle.loads(head)
     uplink = _uplink(reply_to)
+    if number is not None:
+        return None, _carry_out_group(uplink, token, constants, number, pickle.loads(rest))
     ended = uplink.carry_out(token, constants, rest, values)
     if _leaving.is_set():
         raise SystemExit(1)  # the call has not ended, its process does: Ray starts it elsewhere
@@ -213,13 +215,12 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes, Any]:
     return joined(uplink.worker.encode(), framed(ended.said)), ended.value
 
 
-def carry_out_group(data: bytes) -> tuple[None, Any]:
-    """A task of Ray's that is several: what they say goes by the mailbox, so that it comes before what
-    a worker says that gets them anew; what is returned is the value of the last, if that stays."""
-    head, rest = parted(data)
-    reply_to, token, constants, number = pickle.loads(head)
-    uplink = _uplink(reply_to)
-    ended = uplink.carry_out_group(token, constants, number, pickle.loads(rest))
+def _carry_out_group(
+    uplink: RayUplink, token: str, constants: str | None, number: int, calls: Sequence[bytes]
+) -> Any:
+    """The value of the last, if that stays. What they say goes by the mailbox, so that it comes before
+    what a worker says that gets them anew."""
+    ended = uplink.carry_out_group(token, constants, number, calls)
     if ended.value is not None and not uplink.empty_seats():
         uplink.end(ended)
     else:
@@ -227,7 +228,7 @@ def carry_out_group(data: bytes) -> tuple[None, Any]:
     if _leaving.is_set():
         raise SystemExit(1)
     uplink.wait_for_seats()
-    return None, ended.value
+    return ended.value
 
 
 def sit(reply_to: ReplyTo, number: int) -> None:
