@@ -487,11 +487,30 @@ print(census())
     assert lines == [str(sum(range(400)))]
 
 
-def test_nothing_is_left_after_a_flow(tmp_path: Path) -> None:
+def test_no_child_is_left_after_a_flow(tmp_path: Path) -> None:
     lines = output(
         tmp_path,
         """
 @task
+def pids(n):
+    return os.getpid(), os.getppid()
+@flow(task_runner=POOL)
+def census():
+    return pids.map(range(50)).result()
+for _ in range(2):
+    children, servers = map(set, zip(*census()))
+    print(*children)
+    print(*servers)
+left = subprocess.run(["ps", "--no-headers", "-o", "pid=,comm=", "--ppid", str(os.getpid())], capture_output=True, text=True)
+print(*[line.split()[0] for line in left.stdout.splitlines() if not line.endswith(" ps")])
+""",
+    )
+    children, server, others, same_server, left = ([*map(int, line.split())] for line in lines)
+    assert until_gone(children + others, 0.5) == []
+    assert server == same_server == left  # which the next flow takes too, until the process ends
+    assert until_gone(server, 0.5) == []
+
+
 def pids(n):
     return os.getpid(), os.getppid()
 @flow(task_runner=POOL)
