@@ -511,20 +511,6 @@ print(*[line.split()[0] for line in left.stdout.splitlines() if not line.endswit
     assert until_gone(server, 0.5) == []
 
 
-def pids(n):
-    return os.getpid(), os.getppid()
-@flow(task_runner=POOL)
-def census():
-    return pids.map(range(50)).result()
-print(*{pid for pair in census() for pid in pair})
-left = subprocess.run(["ps", "--no-headers", "--ppid", str(os.getpid())], capture_output=True, text=True)
-print([line for line in left.stdout.splitlines() if " ps" not in line])
-""",
-    )
-    assert until_gone([int(pid) for pid in lines[0].split()], 0.5) == []
-    assert lines[1] == "[]"
-
-
 def test_nothing_is_left_after_the_parent_was_killed(tmp_path: Path) -> None:
     path = script(
         tmp_path,
