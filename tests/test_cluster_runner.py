@@ -246,6 +246,39 @@ def test_a_problem_of_a_group_is_one_of_none_of_its_calls(
     assert (outcome.key, outcome.phase) == (3, CRASHED) and "it again" in str(outcome.value)
 
 
+def test_a_filter_that_raises_costs_no_call_its_end(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(data: bytes) -> None:
+        raise ValueError("a filter of the user's")
+
+    monkeypatch.setattr("anabranch.task_runners.cluster_runner.handle_remote", fails)
+    gone_together(runner, engine)
+    ended = [packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), "t") for key in (2, 3, 4)]
+    words = [(messages.ENDED, each, None, 0) for each in ended]
+    runner.heard(Heard("worker", framed([words[0], (messages.LOG, b""), *words[1:]])))
+    until(lambda: len(inbox.all) == 3, "their ends")
+
+
+def test_calls_that_are_cancelled_as_they_go_leave_their_place(
+    runner: ClusterRunner, engine: Engine, inbox: Outcomes
+) -> None:
+    """Between being taken and being on their way: as if the cancellation came just then."""
+    taken = runner._grouping.take  # pyright: ignore[reportPrivateUsage]  # the moment is inside
+
+    def take(*args: Any) -> Any:
+        groups = taken(*args)
+        if any(sent.call.key == 2 for group in groups for sent in group):
+            runner.cancel([2, 3, 4])
+        return groups
+
+    runner._grouping.take = take  # pyright: ignore[reportPrivateUsage]  # as above
+    runner.launch(GROUP)
+    until(lambda: len(inbox.all) == 3, "their ends")
+    kinds = runner._grouping._kinds.values()  # pyright: ignore[reportPrivateUsage]  # nothing else shows it
+    assert sum(kind.out for kind in kinds) == 1  # the fixture's call
+
+
 def test_a_call_of_a_group_that_was_cancelled_is_not_given_back(
     runner: ClusterRunner, engine: Engine, inbox: Outcomes
 ) -> None:

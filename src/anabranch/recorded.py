@@ -7,7 +7,7 @@ Each is handed out once. Of equal calls, the first to come gets what the first t
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -43,24 +43,26 @@ class Calls:
 
     def __init__(self, make: Callable[[Row], RecordedCall]) -> None:
         self._make = make
-        self._rows: dict[bytes, Row | list[Row]] = {}
+        self._rows: dict[bytes, Row | deque[Row]] = {}
 
     def add(self, inputs: bytes, row: Row) -> None:
         before = self._rows.get(inputs)
         if before is None:
             self._rows[inputs] = row
-        elif isinstance(before, list):
+        elif isinstance(before, deque):
             before.append(row)
         else:
-            self._rows[inputs] = [before, row]
+            self._rows[inputs] = deque((before, row))
 
     def take(self, inputs: bytes) -> RecordedCall | None:
         """The next of these, which it is no more."""
-        row = self._rows.pop(inputs, None)
-        if isinstance(row, list):
-            first, *others = row
-            self._rows[inputs] = others if len(others) > 1 else others[0]
-            row = first
+        row = self._rows.get(inputs)
+        if isinstance(row, deque):
+            first = row.popleft()
+            if not row:
+                del self._rows[inputs]
+            return self._make(first)
+        self._rows.pop(inputs, None)
         return None if row is None else self._make(row)
 
 

@@ -50,32 +50,38 @@ class Claims:
 
 # -- at a Dask scheduler, which calls plain functions ---------------------------------------------
 
-_claims: dict[str, Claims] = {}  # by client
+_claims: dict[
+    tuple[str, str], Claims
+] = {}  # by scheduler, of which a process may have several, and client
 
 
 def open_claims(client: str, dask_scheduler: Any) -> None:
     """Begin to keep those of this client, and forget those of clients that are gone."""
-    for gone in _claims.keys() - dask_scheduler.clients.keys():
-        del _claims[gone]
-    _claims[client] = Claims()
+    own = dask_scheduler.id
+    for scheduler, other in list(_claims):
+        if scheduler == own and other not in dask_scheduler.clients:
+            del _claims[scheduler, other]
+    _claims[own, client] = Claims()
 
 
-def claim(client: str, group: int, worker: str) -> Granted | None:
-    """See `Claims.claim`; of a client that is gone nothing begins."""
-    return _claims[client].claim(group, worker) if client in _claims else None
+def claim(client: str, group: int, worker: str, dask_scheduler: Any) -> Granted | None:
+    """See `Claims.claim`; raises `KeyError` where the client is gone."""
+    return _claims[dask_scheduler.id, client].claim(group, worker)
 
 
-def strike(client: str, groups: Mapping[int, Iterable[int]]) -> dict[int, tuple[str | None, int]]:
-    """See `Claims.strike`."""
-    return {group: _claims[client].strike(group, keys) for group, keys in groups.items()}
+def strike(
+    client: str, groups: Mapping[int, Iterable[int]], dask_scheduler: Any
+) -> dict[int, tuple[str | None, int]]:
+    """See `Claims.strike`; raises as `claim` does."""
+    claims = _claims[dask_scheduler.id, client]
+    return {group: claims.strike(group, keys) for group, keys in groups.items()}
 
 
-def settle(client: str, group: int, place: int) -> None:
-    """See `Claims.settle`."""
-    if client in _claims:
-        _claims[client].settle(group, place)
+def settle(client: str, group: int, place: int, dask_scheduler: Any) -> None:
+    """See `Claims.settle`; raises as `claim` does."""
+    _claims[dask_scheduler.id, client].settle(group, place)
 
 
-def close_claims(client: str) -> None:
+def close_claims(client: str, dask_scheduler: Any) -> None:
     """Forget those of this client."""
-    _claims.pop(client, None)
+    _claims.pop((dask_scheduler.id, client), None)

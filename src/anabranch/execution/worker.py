@@ -141,6 +141,8 @@ class Worker:
                     if not self._carry_out(received):
                         return TERMINATED
         except Terminated:  # while idle
+            self._ending = True
+            self._channel.send()  # what is held
             return TERMINATED
         except OSError:  # nobody is left to tell
             return 1

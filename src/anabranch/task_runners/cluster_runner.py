@@ -158,9 +158,9 @@ class ClusterRunner(OpenRunnerBase):
                     each.handle = handle
         except Exception as error:  # the cluster is gone, or refuses these
             left = [each for members in flying for each in members if self._is_out(each)]
+            self._news.put([_crashed(each.call, error) for each in left])
             for each in left:
                 self._drop(each)
-            self._news.put([_crashed(each.call, error) for each in left])
         doomed = [each for members in flying for each in members if each.doomed_at is not None]
         if doomed:
             try:
@@ -170,11 +170,14 @@ class ClusterRunner(OpenRunnerBase):
         return bool(groups)
 
     def _goes(self, sent: Sent, group: Group) -> Flying:
-        flying = self._wanted(sent.call)
-        if flying is None:  # it was cancelled just now
-            flying = Flying(sent.call, sent.template.token, doomed_at=monotonic())
-            group.left.discard(sent.call.key)
-        flying.group = group
+        with self._changing:
+            flying = self._wanted(sent.call)
+            if flying is None:  # it was cancelled just now
+                flying = Flying(sent.call, sent.template.token, doomed_at=monotonic())
+                group.left.discard(sent.call.key)
+                if not group.left:
+                    self._grouping.came_back(flying.kind)
+            flying.group = group
         return flying
 
     def _is_wanted(self, sent: Sent) -> bool:
@@ -273,6 +276,9 @@ class ClusterRunner(OpenRunnerBase):
                 if monotonic() - ticked >= TICK_SECONDS:
                     ticked = monotonic()
                     self._tick(outcomes)
+            except Exception:  # what has ended is told all the same
+                logger.exception("What has become of calls could not be looked at")
+            try:
                 if outcomes:
                     self._inbox.finished(outcomes)
                 if self._grouping.holds():
@@ -295,7 +301,10 @@ class ClusterRunner(OpenRunnerBase):
             if news.handle is not None and news.key in self._flying:
                 self._flying[news.key].handle = news.handle
             for message in unframed(news.frame):
-                self._hear(news.worker, message, outcomes)
+                try:
+                    self._hear(news.worker, message, outcomes)
+                except Exception:  # a filter of the user's, say: no reason to lose other calls
+                    traceback.print_exc()
             self._count(news, outcomes)
         elif isinstance(news, Gone):
             desk = self._desks.pop(news.worker, None)
@@ -409,13 +418,14 @@ class ClusterRunner(OpenRunnerBase):
     def _go_again(self, again: Sequence[Flying], alone: bool) -> None:
         ready = self._packed([flying.call for flying in again])
         with self._changing:
-            for flying in again:
+            still = {flying.call.key: flying for flying in again if self._is_out(flying)}
+            for flying in still.values():
                 self._drop(flying)
-            doomed = {flying.call.key: flying.doomed_at for flying in again}
+            ready = [sent for sent in ready if sent.call.key in still]
             for sent in ready:
-                key = sent.call.key
-                new = Flying(sent.call, sent.template.token, doomed_at=doomed[key])
-                self._flying[key] = new
+                doomed_at = still[sent.call.key].doomed_at
+                new = Flying(sent.call, sent.template.token, doomed_at=doomed_at)
+                self._flying[sent.call.key] = new
         self._grouping.put(ready, again=True, alone=alone)
 
     def _desk(self, worker: str) -> Desk:

@@ -166,7 +166,8 @@ class DaskCluster:
         self._notices: dict[str, list[bytes]] = {}  # by worker, while one tells it
         self._slots: int | None = None  # not asked for yet
         self._looked = 0.0
-        self._finished: dict[int, float] = {}  # keys that Dask has finished, unheard of, since when
+        # What Dask has finished, unheard of: key, attempt and group, since when.
+        self._finished: dict[tuple[int, int, int], float] = {}
         self._reminders = Reminders()
         self._surveying = False
         self._let_go = False
@@ -351,6 +352,7 @@ class DaskCluster:
                 for each in flying
             ]
         problems: list[Problem] = []
+        finished: dict[tuple[int, int, int], float] = {}
         for each in flying:
             if each.handle is None:
                 continue
@@ -358,8 +360,9 @@ class DaskCluster:
             if status in ("pending", "lost"):  # the value of one that is lost is made again
                 continue
             if status == "finished":
-                since = self._finished.setdefault(call.key, now)
-                if now - since > HEARD_SECONDS:
+                place = call.key, call.attempt, 0 if each.group is None else each.group.number
+                finished[place] = self._finished.get(place, now)
+                if now - finished[place] > HEARD_SECONDS:
                     error: BaseException = ConnectionError("its end was not heard of")
                     problems.append(Problem(call.key, call.attempt, error, True, each.group))
                 continue
@@ -368,11 +371,7 @@ class DaskCluster:
             error = each.handle.exception() if status == "error" else self._gone()
             lost = isinstance(error, KilledWorker)
             problems.append(Problem(call.key, call.attempt, error, lost, each.group))
-        self._finished = {
-            each.call.key: self._finished[each.call.key]
-            for each in flying
-            if each.call.key in self._finished
-        }
+        self._finished = finished
         if flying and not self._surveying:
             self._surveying = True
             self.client.loop.add_callback(self._survey, flying)

@@ -23,7 +23,7 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from types import FrameType, ModuleType
-from typing import Any, Final, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 from anabranch.execution.remote_logs import logger_levels
 from anabranch.execution.worker import SHARED_BYTES, Worker
@@ -115,7 +115,7 @@ class ForkServer:
     def fork(self) -> tuple[socket.socket, mmap.mmap]:
         """Ask for a child; gives the socket to it at once, and memory that it shares."""
         ours, its = socket.socketpair()
-        with its, tempfile.TemporaryFile() as file:
+        with its, _memory() as file:
             file.truncate(SHARED_BYTES)
             shared = mmap.mmap(file.fileno(), SHARED_BYTES)
             try:
@@ -149,6 +149,13 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _memory() -> IO[bytes]:
+    """A file that is memory, where there is such a thing."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("anabranch"), "w+b")
+    return tempfile.TemporaryFile()
 
 
 def how_it_ended(status: int) -> str:

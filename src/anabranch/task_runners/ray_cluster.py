@@ -64,7 +64,8 @@ class RayCluster:
         self._shared: dict[str, Any] = {}  # references to templates and constants, by token
         self._changing = threading.RLock()
         self._seats = Seats()
-        self._bases: dict[int, str] = {}  # the workers of calls that Ray runs and that are seats
+        # The groups and workers of calls that Ray runs and that are seats.
+        self._bases: dict[int, tuple[Group | None, str]] = {}
         self._sitters: dict[int, tuple[Any, Asks, str | None]] = {}
         self._numbers = itertools.count(1)
         self._problems: deque[Problem] = deque()
@@ -133,7 +134,7 @@ class RayCluster:
         mailbox."""
         ends: list[Heard] = []
         for (group, places), returned, error in calls:
-            bases = [self._bases.pop(key, None) for key, _ in places]
+            bases = [self._base_in(group, key) for key, _ in places]
             if error is not None:
                 self._broke(group, places, error, bases)
             elif returned is not None:
@@ -141,6 +142,15 @@ class RayCluster:
                 ends.append(Heard(worker.decode(), frame))
         if ends:
             self._runner.heard(*ends)
+
+    def _base_in(self, group: Group, key: int) -> str | None:
+        """Take out the worker on which a call is a seat; None where it is none, or goes in another
+        group by now."""
+        its_group, worker = self._bases.get(key, (None, None))
+        if its_group is not group:
+            return None
+        del self._bases[key]
+        return worker
 
     def _broke(
         self,
@@ -193,11 +203,12 @@ class RayCluster:
             return  # the actor is gone, and they with it
         for number, (worker, struck) in asked.result().items():
             some = members[number]
+            group, handle = some[0].group, some[0].handle
             if worker is not None:
                 calls = [(each.call.key, each.call.attempt) for each in some]
                 self.tell(worker, framed([(messages.INTERRUPT, *place) for place in calls]))
-            elif some[0].group is not None and struck == some[0].group.size:
-                ray.cancel(some[0].handle, recursive=False)
+            elif handle is not None and group is not None and struck == group.size:
+                ray.cancel(handle, recursive=False)
 
     def kill(self, flying: Flying) -> None:
         """End its process, unless that is others' too."""
@@ -222,7 +233,7 @@ class RayCluster:
                 seat = Seat(flying.worker, has, run_id(call.scope.prefix, call.key))
                 self._seats.offer(("call", call.key), seat)
                 if self._seats.worker_of(call.key) is None:
-                    self._bases[call.key] = flying.worker
+                    self._bases[call.key] = flying.group, flying.worker
             else:
                 self._seats.withdraw(("call", call.key))
         if flying.waits:
