@@ -361,9 +361,8 @@ class RayCluster:
         self._watch.close()
         if self._watch.gone is not None:
             return
-        with self._changing:
-            for reference, _, _ in self._sitters.values():
-                ray.cancel(reference, recursive=False)
+        # Sitters hear of it and leave, also those that only come now. Ray ends this process where one
+        # that it has just sent to a worker is cancelled: "Tried to complete task that was not pending".
         self._office.actor.close.remote(self.reply_to[2])
         self._hearing.join(LEAVE_SECONDS)
         self._shared.clear()
