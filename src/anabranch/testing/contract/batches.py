@@ -153,7 +153,7 @@ class Batches(ContractTests):
         def body() -> list[int]:
             futures = stays.map([tmp_path] * COUNT, range(COUNT), batch_size=BATCH)
             others = [future for item, future in enumerate(futures) if item != ODD]
-            results = [future.result(timeout=50) for future in others]
+            results = [future.result(timeout=20) for future in others]
             assert not futures[ODD].done()
             note(tmp_path / "gate", "")
             return [*results, futures[ODD].result()]
