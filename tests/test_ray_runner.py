@@ -378,3 +378,21 @@ def test_flows_side_by_side(connection: Any) -> None:
     for thread in threads:
         thread.join()
     assert sorted(answers) == [55, 210]
+
+
+def test_a_call_that_nothing_can_end_on_a_seat_holds_no_place_after_its_flow(
+    on_ray: Any, connection: Any, tmp_path: Path
+) -> None:
+    @task(timeout_seconds=0.5)
+    def stuck() -> None:
+        note(tmp_path / "stuck", "")
+        threading.Event().wait(40)  # no exception reaches it there
+
+    @task
+    def leaves_one() -> None:
+        stuck.submit()
+        until(lambda: notes(tmp_path / "stuck"), "its beginning")
+
+    on_ray(lambda: leaves_one.submit().result())
+    assert notes(tmp_path / "stuck")
+    until(lambda: connection.ray.available_resources().get("CPU") == 2, "all places", seconds=15)

@@ -49,6 +49,7 @@ class RayUplink:
         self._reply_to = reply_to
         self._things: dict[str, Any] = {}
         self._seated = 0
+        self._over = False
         self._changing = threading.Condition()
         threading.Thread(target=self._read, name="anabranch-mailbox", daemon=True).start()
 
@@ -119,9 +120,10 @@ class RayUplink:
         return not self._seated
 
     def wait_for_seats(self) -> None:
-        """Ray may end a process that it takes for idle: stay until the calls on seats have ended."""
+        """Ray may end a process that it takes for idle: stay until the calls on seats have ended, or
+        nobody wants them any more."""
         with self._changing:
-            self._changing.wait_for(self.empty_seats)
+            self._changing.wait_for(lambda: self._over or self.empty_seats())
 
     def _take(self, given: Given) -> None:
         with self._changing:
@@ -156,14 +158,20 @@ class RayUplink:
         except BaseException:  # the actor is gone, and the flow with it
             return
         finally:
-            for event in list(self.leaving.values()):
-                event.set()
+            with self._changing:
+                self._over = True
+                self._changing.notify_all()
+                for event in self.leaving.values():
+                    event.set()
             _uplinks.pop(self._reply_to, None)
             cluster_worker.forget(self._reply_to)
 
     def _leaving(self, number: int) -> threading.Event:
         with self._changing:
-            return self.leaving.setdefault(number, threading.Event())
+            event = self.leaving.setdefault(number, threading.Event())
+            if self._over:
+                event.set()
+        return event
 
     def sit(self, number: int) -> None:
         """Be a seat until told to leave."""
