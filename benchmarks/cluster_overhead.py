@@ -9,10 +9,12 @@ from typing import Any
 
 from anabranch.task_runners.ray_connection import connected_ray
 from benchmarks.clusters import Cluster, cluster
-from benchmarks.overhead import bare, mapped, microseconds, submitted
+from benchmarks.overhead import bare, mapped, mapped_alone, microseconds, submitted
 from benchmarks.rows import Row, alternated, row
 
 TARGETS = {"dask": 0.07, "ray": 0.05}
+ALONE = 1.3
+"""The same where each call travels by itself."""
 
 
 def cluster_overhead(
@@ -22,7 +24,11 @@ def cluster_overhead(
     that a user gets is on, and a measurement ends when everything is recorded."""
     logging.getLogger("anabranch").setLevel("ERROR")
     with _cluster(kind, address) as made, ENGINES[kind](made) as (name, engine):
-        for what, ours in (("map", mapped), ("submit", submitted)):
+        for what, ours, target in (
+            ("map", mapped, TARGETS[kind]),
+            ("submit", submitted, None),
+            ("each alone", mapped_alone, ALONE),
+        ):
             if only in what:
                 run = ours.with_options(task_runner=made.runner)
                 run(2_000)
@@ -32,7 +38,7 @@ def cluster_overhead(
                     lambda run=run: microseconds(run, tasks),
                     rounds,
                 )
-                yield row(f"{kind}: {what}", name, pairs, TARGETS[kind] if what == "map" else None)
+                yield row(f"{kind}: {what}", name, pairs, target)
 
 
 @contextmanager

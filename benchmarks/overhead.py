@@ -38,6 +38,11 @@ def mapped(count: int) -> int:
 
 
 @flow
+def mapped_alone(count: int) -> int:
+    return sum(inc.map(range(count), batch_size=1).result())
+
+
+@flow
 def submitted(count: int) -> int:
     futures = [inc.submit(n) for n in range(count)]
     return sum(future.result() for future in futures)
