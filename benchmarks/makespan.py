@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from anabranch import flow, task
+from anabranch.task_runners.ray_connection import connected_ray
 from benchmarks.clusters import cluster
 from benchmarks.rows import Row, row
 
@@ -117,8 +118,6 @@ def _runner(kind: str) -> Generator[tuple[str, Any]]:
         made = lifetime.enter_context(cluster(kind, WORKERS))
         bare: Any = None
         if kind == "ray":
-            from anabranch.task_runners.ray_connection import connected_ray  # slow to load
-
             connection = lifetime.enter_context(connected_ray(made.address, {}))
             ray: Any = connection.ray
             remote: Any = ray.remote(_sleep)

@@ -174,7 +174,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     library = Path(sysconfig.get_paths()["stdlib"])
     parser.add_argument("--root", type=Path, default=library, help="a folder of Python files")
-    parser.add_argument("--runner", default="threads", help="inline, threads, asyncio or processes")
+    parser.add_argument(
+        "--runner",
+        default="threads",
+        help="threads, processes, dask, ray, dask+tcp://HOST:PORT, ...",
+    )
     parser.add_argument("--out", type=Path, default=Path("census.csv"), help="a CSV file")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run, by its name or id")
     options = parser.parse_args()

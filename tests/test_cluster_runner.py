@@ -141,7 +141,7 @@ def test_an_end_waits_for_what_was_told_before(
     runner: ClusterRunner, inbox: Outcomes, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = logging.makeLogRecord({"name": "anabranch", "levelno": 40, "msg": "late", "args": ()})
-    ended = packed(Outcome(1, 1, COMPLETED, 7, 0.0, 0.0), "t")
+    ended = packed(Outcome(1, 1, COMPLETED, 7, 0.0, 0.0), lambda: "t")
     runner.heard(Heard("worker", framed([(messages.ENDED, ended, None, 2)])))
     started(runner, "worker")
     until(lambda: list(runner.running()), "its beginning")
@@ -184,7 +184,7 @@ def test_an_attempt_that_the_next_has_overtaken_is_ended(
     assert engine.told[0] == ("worker", messages.INTERRUPT) and engine.gone == []
     assert runner.abandoned() == ["t-0 on other", "t-0 on worker"]
     for worker, attempt in (("worker", 1), ("other", 2)):
-        ended = packed(Outcome(1, attempt, COMPLETED, attempt, 0.0, 0.0), "t")
+        ended = packed(Outcome(1, attempt, COMPLETED, attempt, 0.0, 0.0), lambda: "t")
         runner.heard(Heard(worker, framed([(messages.ENDED, ended, None, 0)])))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value == 2 and runner.abandoned() == []
@@ -193,7 +193,7 @@ def test_an_attempt_that_the_next_has_overtaken_is_ended(
 def test_a_value_that_comes_beside_its_end_is_that_of_the_call(
     runner: ClusterRunner, inbox: Outcomes
 ) -> None:
-    ended = packed(Outcome(1, 1, COMPLETED, None, 0.0, 0.0), "t")
+    ended = packed(Outcome(1, 1, COMPLETED, None, 0.0, 0.0), lambda: "t")
     runner.heard(Heard("worker", framed([(messages.ENDED, ended, 100_000, 0)]), 1, "beside"))
     (outcome,) = until(lambda: inbox.all, "its end")
     assert outcome.value.load() == "beside"
@@ -206,7 +206,7 @@ GROUP = [
 
 
 def ends(runner: ClusterRunner, key: int) -> None:
-    ended = packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), "t")
+    ended = packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), lambda: "t")
     runner.heard(Heard("worker", framed([(messages.ENDED, ended, None, 0)])))
 
 
@@ -254,7 +254,7 @@ def test_a_filter_that_raises_costs_no_call_its_end(
 
     monkeypatch.setattr("anabranch.task_runners.cluster_runner.handle_remote", fails)
     gone_together(runner, engine)
-    ended = [packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), "t") for key in (2, 3, 4)]
+    ended = [packed(Outcome(key, 1, COMPLETED, key, 0.0, 0.0), lambda: "t") for key in (2, 3, 4)]
     words = [(messages.ENDED, each, None, 0) for each in ended]
     runner.heard(Heard("worker", framed([words[0], (messages.LOG, b""), *words[1:]])))
     until(lambda: len(inbox.all) == 3, "their ends")

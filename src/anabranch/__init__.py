@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from anabranch.lazy import lazy
 from anabranch.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -81,14 +82,11 @@ _LAZY = {
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]  # the same names as above, held by a test
 
 
+_find = lazy(__name__, _LAZY, globals())
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "runtime":
-        return importlib.import_module(f"{__name__}.runtime")
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+    return importlib.import_module(f"{__name__}.runtime") if name == "runtime" else _find(name)
 
 
 def __dir__() -> list[str]:

@@ -6,8 +6,9 @@ that need them.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anabranch.lazy import lazy
 
 if TYPE_CHECKING:
     from anabranch.cli.benchmark_suite import benchmark_suite as benchmark_suite
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from anabranch.store.slots import open_slots as open_slots
     from anabranch.task_runners.cluster_runner import cluster_at_work as cluster_at_work
     from anabranch.task_runners.dask_cluster import DaskCluster as DaskCluster
-    from anabranch.task_runners.dask_cluster import open_dask_client as open_dask_client
+    from anabranch.task_runners.dask_connection import open_dask_client as open_dask_client
     from anabranch.task_runners.ray_cluster import RayCluster as RayCluster
     from anabranch.task_runners.ray_connection import connected_ray as connected_ray
 
@@ -64,7 +65,7 @@ _LATE = {
     "keep_persistent": "results.persistence",
     "list_cases": "cli.benchmark_suite",
     "migrate": "store.migrating",
-    "open_dask_client": "task_runners.dask_cluster",
+    "open_dask_client": "task_runners.dask_connection",
     "open_slots": "store.slots",
     "recorded_calls": "store.recalling",
     "resume_run": "resuming",
@@ -73,9 +74,4 @@ _LATE = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"anabranch.{_LATE[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _LATE, globals(), "anabranch")

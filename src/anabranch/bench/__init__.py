@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from anabranch.lazy import lazy
 
 if TYPE_CHECKING:
     from anabranch.bench.definitions import Benchmark as Benchmark
@@ -15,9 +16,4 @@ _LAZY = {"Benchmark": "definitions", "benchmark": "definitions", "run_suite": "s
 __all__ = sorted(_LAZY)  # pyright: ignore[reportUnsupportedDunderAll]  # the same names as above
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy(__name__, _LAZY, globals())

@@ -298,7 +298,7 @@ class EngineDesk:
             outcome = outcome._replace(value=None)  # the worker has it
         elif type(outcome.value) is Away and outcome.value.remote is not None:
             outcome = outcome._replace(value=Fetch(run))
-        self.tell(Settled(packed(outcome, run.name)))
+        self.tell(Settled(packed(outcome, lambda: run.name)))
 
 
 class CarriedRunner(OpenRunnerBase):

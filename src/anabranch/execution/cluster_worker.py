@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from math import inf
@@ -30,6 +29,7 @@ from anabranch.execution.cluster_calls import (
     arguments,
     split,
 )
+from anabranch.execution.group_at_work import GroupAtWork, returned
 from anabranch.execution.interrupts import Interrupt, Interruptible
 from anabranch.execution.measuring import STAYS_FROM, measured
 from anabranch.execution.messages import Message, framed, unframed
@@ -46,8 +46,6 @@ from anabranch.waiting import Waiter
 TELL_AFTER_SECONDS = 0.02
 """A call that has run for so long is told of, and so is what it has said since."""
 FLUSH_SECONDS = 0.1
-GATHER_SECONDS = 0.01
-"""Ends of calls are told after so long, together, where more calls wait for their turn."""
 REFUSED = 10_000
 """Calls that are not to begin here, and that a worker remembers."""
 KEPT = 200
@@ -84,18 +82,6 @@ class Ended(NamedTuple):
     key: int | None
 
 
-class Behind:
-    """Calls of a group that have not begun, on one thread; `said` tells the ends of others."""
-
-    __slots__ = ("calls", "number", "said", "told")
-
-    def __init__(self, number: int, calls: Sequence[bytes]) -> None:
-        self.number = number
-        self.calls = deque(calls)
-        self.said: list[Message] = []
-        self.told = monotonic()
-
-
 class AtWork:
     """A call that runs here. `said` waits to be sent, `frames` have been; `stopped` is one that was
     told to stop, maybe while its function or its arguments were still read."""
@@ -103,9 +89,9 @@ class AtWork:
     __slots__ = (
         "attempt",
         "began",
-        "behind",
         "flushed",
         "frames",
+        "group",
         "insist",
         "interrupt",
         "key",
@@ -115,8 +101,8 @@ class AtWork:
         "told",
     )
 
-    def __init__(self, head: Head, behind: Behind | None) -> None:
-        self.behind = behind
+    def __init__(self, head: Head, group: GroupAtWork | None) -> None:
+        self.group = group
         self.key = head.key
         self.attempt = head.attempt
         self.thread = threading.get_ident()
@@ -163,45 +149,26 @@ class ClusterWorker:
         """Run calls on this thread one after the other, as far as they are granted. `settle` takes
         the place of a call whose value is to stay as that of all."""
         if granted is None:  # its worker before died; what it had told has come
-            return Ended([_returned(number, calls, True)], None, None)
+            return Ended([returned(number, calls, True)], None, None)
         if granted.only is not None:
             ended = self.carry_out(template, calls[granted.only], constants, ())
-            return ended._replace(said=[*ended.said, _returned(number, calls, True)])
-        struck = granted.struck
-        behind = Behind(number, [each for each in calls if split(each)[0].key not in struck])
+            return ended._replace(said=[*ended.said, returned(number, calls, True)])
+        wanted = calls
+        if struck := granted.struck:
+            wanted = [each for each in calls if split(each)[0].key not in struck]
+        group = GroupAtWork(
+            number, wanted, lambda frame: self.uplink.send(None, frame), self._changing
+        )
         value, key = None, None
-        while value is None and (data := self._next(behind)) is not None:
-            said, value, key = self.carry_out(template, data, constants, (), behind)
+        while value is None and (data := group.next()) is not None:
+            said, value, key = self.carry_out(template, data, constants, (), group)
             if self.uplink.ends():
-                return Ended(behind.said, None, None)
+                return Ended(group.said, None, None)
             if value is not None:
                 settle(calls.index(data))
-                self._give_back(behind)
-            with self._changing:
-                behind.said += said
-                if monotonic() - behind.told > GATHER_SECONDS:
-                    self._tell_ends(behind)
-        return Ended(behind.said, value, key)
-
-    def _next(self, behind: Behind) -> bytes | None:
-        with self._changing:
-            return behind.calls.popleft() if behind.calls else None
-
-    def _give_back(self, behind: Behind | None) -> None:
-        """Others are to run what has not begun; the ends of what has are told."""
-        if behind is None:
-            return
-        with self._changing:
-            if behind.calls:
-                behind.said.append(_returned(behind.number, behind.calls, False))
-                behind.calls.clear()
-            if behind.said:
-                self._tell_ends(behind)
-
-    def _tell_ends(self, behind: Behind) -> None:
-        behind.told = monotonic()
-        said, behind.said = behind.said, []
-        self.uplink.send(None, framed(said))
+                group.give_back()
+            group.has_ended(said)
+        return Ended(group.said, value, key)
 
     def carry_out(
         self,
@@ -209,11 +176,11 @@ class ClusterWorker:
         data: bytes,
         constants: Constants | None,
         values: Sequence[Any],
-        behind: Behind | None = None,
+        group: GroupAtWork | None = None,
     ) -> Ended:
-        """Run a call on this thread, with others `behind` it; never raises what the call does."""
+        """Run a call on this thread, maybe of a group; never raises what the call does."""
         head, rest = split(data)
-        at_work, place = AtWork(head, behind), (head.key, head.attempt)
+        at_work, place = AtWork(head, group), (head.key, head.attempt)
         with self._changing:
             self._at_work[place] = at_work
             at_work.stopped = self._refused.pop(place, False)
@@ -316,14 +283,14 @@ class ClusterWorker:
     def _sent(self, call: Call, outcome: Outcome) -> tuple[Any, int | None]:
         """The outcome as it travels, and the size of its value where that stays here."""
         if outcome.phase == COMPLETED and not isinstance(outcome.value, BaseException):
-            size = measured(outcome.value, f"The result of {call.run_name}")
+            size = measured(outcome.value, lambda: f"The result of {call.run_name}")
             if size >= STAYS_FROM:
                 value, kept = outcome.value, outcome.kept
                 if kept is None and call.scope.keep is not None:
                     value, kept = call.kept(value)
                 bare = outcome._replace(value=None, kept=kept)
-                return packed(bare, call.run_name), size
-        return packed(outcome, call.run_name), None
+                return packed(bare, lambda: call.run_name), size
+        return packed(outcome, lambda: call.run_name), None
 
     # -- what the engine's stand-in needs, see `remote_engine.Line` ---------------------------------
 
@@ -340,7 +307,8 @@ class ClusterWorker:
         if at_work is None or at_work.thread != threading.get_ident():
             yield  # a thread that holds no slot
             return
-        self._give_back(at_work.behind)
+        if at_work.group is not None:
+            at_work.group.give_back()
         self._say(at_work, (messages.WAITS, at_work.key, at_work.attempt))
         try:
             with self.uplink.lend():
@@ -394,8 +362,8 @@ class ClusterWorker:
             now = monotonic()
             with self._changing:
                 for at_work in list(self._at_work.values()):
-                    if now - at_work.began > TELL_AFTER_SECONDS:
-                        self._give_back(at_work.behind)
+                    if at_work.group is not None and now - at_work.began > TELL_AFTER_SECONDS:
+                        at_work.group.give_back()
                     if not at_work.told and now - at_work.began > TELL_AFTER_SECONDS:
                         self._tell_start(at_work)
                     elif at_work.said and now - at_work.flushed > FLUSH_SECONDS:
@@ -428,7 +396,8 @@ class ClusterWorker:
                 elif message[0] == messages.ABANDON:
                     at_work = self._at_work.get((message[1], message[2]))
                     if at_work is not None:
-                        self._give_back(at_work.behind)
+                        if at_work.group is not None:
+                            at_work.group.give_back()
                         if at_work.insist is not None:
                             at_work.insist()
                         self.uplink.abandon(at_work.thread)
@@ -451,8 +420,8 @@ class ClusterWorker:
         with self._changing:
             left = list(self._at_work.values())
         for at_work in left:
-            if at_work.behind is not None:
-                at_work.behind.calls.clear()
+            if at_work.group is not None:
+                at_work.group.drop()
             self._interrupt(at_work.key, at_work.attempt)
             self.uplink.abandon(at_work.thread)
         self._closed = True
@@ -521,16 +490,11 @@ def log(engine: Any, data: bytes) -> bool:
     return False
 
 
-def _returned(group: int, calls: Iterable[bytes], alone: bool) -> Message:
-    """Gives calls of a group back; `alone` where one of them may have ended a worker."""
-    heads = [split(data)[0] for data in calls]
-    return messages.RETURNED, [(head.key, head.attempt) for head in heads], alone, group
-
-
 def _unread(head: Head, error: BaseException, started: float) -> tuple[Any, None]:
     """The end of a call whose function or arguments could not be read, as it travels."""
     call = Call(head.key, head.attempt, _NO_SPEC, _NO_SCOPE, (), {}, head.name)
-    return packed(failure(call, error, started, time() - started), head.name or "a task"), None
+    outcome = failure(call, error, started, time() - started)
+    return packed(outcome, lambda: head.name or "a task"), None
 
 
 def _nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any, Final
 
 from anabranch.execution.pickling import FUTURE_MARK, PROTOCOL, dumps
@@ -13,7 +14,7 @@ STAYS_FROM: Final = 1 << 16
 _SMALL = frozenset({type(None), bool, int, float})
 
 
-def measured(value: Any, what: str) -> int:
+def measured(value: Any, what: Callable[[], str]) -> int:
     """Bytes of the pickled value; 0 for one that has to travel whatever its size.
 
     Raises `UnpicklableError` that names `what` and the offending part.

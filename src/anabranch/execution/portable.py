@@ -28,7 +28,7 @@ Packed = tuple[Any, ...]
 """An outcome whose value stands in one of the forms: key, attempt, phase, form, value, ..."""
 
 
-def packed(outcome: Outcome, name: str) -> Packed:
+def packed(outcome: Outcome, name: Callable[[], str]) -> Packed:
     """The outcome for another process; one whose value cannot go there has failed."""
     key, attempt, phase, value, *rest = outcome[:9]  # the traceback goes with its exception
     kept = outcome.kept
@@ -39,7 +39,7 @@ def packed(outcome: Outcome, name: str) -> Packed:
         if kept is not None and kept.form == "pickle":  # it need not be pickled twice
             return (key, attempt, phase, KEPT, kept, *rest)
         try:
-            form, value = PICKLED, dumps(value, f"The result of {name}", ("result",))
+            form, value = PICKLED, dumps(value, lambda: f"The result of {name()}", ("result",))
         except UnpicklableError as error:
             form, phase, value = EXCEPTION, FAILED, portable_exception(error)
             rest, kept = [*rest[:2], None, None, False], None

@@ -242,7 +242,7 @@ class RemoteEngine:
         if carried is None:
             return
         carried.outcome = outcome
-        sent = packed(_without_value(outcome, carried), carried.spec.name)
+        sent = packed(_without_value(outcome, carried), lambda: carried.spec.name)
         links = None if carried.future is None else carried.future._links
         name = None if links is None else links.name
         words = Ended(sent, name, final)

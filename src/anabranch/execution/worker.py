@@ -180,7 +180,7 @@ class Worker:
 
     def _tell_end(self, outcome: Outcome, name: str) -> None:
         _flush()
-        message: Message = (messages.ENDED, packed(outcome, name))
+        message: Message = (messages.ENDED, packed(outcome, lambda: name))
         if self._calls.empty() or isinstance(outcome.value, Terminated):
             self._channel.send(message)
         else:

@@ -17,7 +17,8 @@ from distributed.worker_state_machine import SecedeEvent
 
 from anabranch.execution import claims, cluster_worker
 from anabranch.execution.cluster_calls import Constants, Template
-from anabranch.execution.cluster_worker import GATHER_SECONDS, ClusterWorker, Ended
+from anabranch.execution.cluster_worker import ClusterWorker, Ended
+from anabranch.execution.group_at_work import GATHER_SECONDS
 from anabranch.execution.messages import framed
 
 pickle: Any = typed_pickle  # its own types are partly unknown
