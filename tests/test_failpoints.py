@@ -98,13 +98,14 @@ def test_nothing_is_armed_here() -> None:
 WRITE = """
 import sys
 from pathlib import Path
+from anabranch.store import rows
 from anabranch.store.opening import open_store
 from anabranch.store.writer import StoreWriter
 
 writer = StoreWriter(open_store(sys.argv[1], Path(), False), 1 << 48, b"secret", False, 1_000)
 for number in range(3):
-    values = [(writer.session() << 32) + number, number, 1.0, 2.0, None, b"1", None]
-    writer._rows.batch.completed[None, 1] = values
+    values = [(writer.session() << 32) + number, number, 1.0, 2.0, None, "1"]
+    writer._rows.batch.completed[rows.COMPLETED_RUN, None, 1] = values
     writer._rows.batch.logs.append((None, None, None, 1.0, 20, "logger", None, str(number)))
     writer._write(0.0)
     print(number, flush=True)

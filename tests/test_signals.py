@@ -39,7 +39,8 @@ def ready():
 @task
 def stuck(n):
     ready()
-    threading.Event().wait(FOREVER)
+    while True:  # in slices: Python may note a signal just before a wait, and then it ends none
+        threading.Event().wait(1)
 
 @task
 async def stuck_async(n):

@@ -128,7 +128,7 @@ class World:
 
     def obey(self, commands: Commands) -> None:
         self.now += 1.0
-        for run in commands.launches:
+        for run in [*commands.submitted, *commands.launches]:
             if run._phase == QUEUED:
                 self.check_startable(run)
             self.launches[run] = self.launches.get(run, 0) + 1

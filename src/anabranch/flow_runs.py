@@ -62,6 +62,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("anabranch.runs")
 
+BEGIN_SECONDS = 0.05
+"""A run is on record before its function begins, unless the store is slower than this. It costs a
+millisecond then, and ten times that once the writer has to share the interpreter with tasks."""
+
 
 class RunFunction(NamedTuple):
     """Wait for the user's function."""
@@ -147,6 +151,8 @@ def steps(
         if inputs is not None:
             _begin(engine, flow_run, _about(flow, flow_run, runner, inputs, earlier))
         engine.tell(flow_run, make_state(RUNNING))
+        if parent is None:
+            engine.broadcast.flush(BEGIN_SECONDS)
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
         if open_flow.recorded is not None:

@@ -138,11 +138,11 @@ class TaskFuture(Generic[R]):
         "_shared",
     )
 
-    def __init__(self, shared: Shared, key: int, inputs: Any) -> None:
+    def __init__(self, shared: Shared, key: int, inputs: Any, digest: bytes | None = None) -> None:
         self._shared = shared
         self._key = key
         self._inputs = inputs
-        self._digest: bytes | None = None  # of the inputs, where runs are recorded
+        self._digest = digest  # of the inputs, where runs are recorded
         self._phase = 0
         self._attempt = 1
         self._links: Links | None = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from itertools import chain
 from typing import Any, Final
 
 from anabranch.annotations import Annotation
@@ -56,7 +57,7 @@ def inputs_digests(
     if kwargs_each is not None:
         return [inputs_digest(args, each) for args, each in zip(inputs, kwargs_each, strict=True)]
     if not kwargs:
-        found = _of_scalars(inputs)
+        found = _of_numbers(inputs)
         if found is not None:
             return found
     shared = _digest_of(kwargs) if kwargs else _NO_KWARGS
@@ -70,12 +71,14 @@ def inputs_digests(
     ]
 
 
-def _of_scalars(inputs: Sequence[tuple[Any, ...]]) -> list[bytes] | None:
-    """Where each of them is one number, the usual case; else None."""
-    for args in inputs:
-        if len(args) != 1 or type(args[0]) is not int or not -(1 << 63) < args[0] < 1 << 63:
-            return None
-    return [b"=(%d,)" % args for args in inputs]
+def _of_numbers(inputs: Sequence[tuple[Any, ...]]) -> list[bytes] | None:
+    """Where each of them is one whole number, the usual case; else None."""
+    numbers = list(chain.from_iterable(inputs))
+    if len(numbers) != len(inputs) or set(map(type, numbers)) != {int} or () in inputs:
+        return None
+    if not -(1 << 63) < min(numbers) <= max(numbers) < 1 << 63:
+        return None
+    return [b"=(%d,)" % number for number in numbers]
 
 
 def _combined(args: tuple[Any, ...], kwargs: bytes, known: Mapping[int, bytes]) -> bytes:

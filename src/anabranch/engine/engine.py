@@ -267,8 +267,18 @@ class Engine:
                 wake()
         if commands.cancels:
             self._cancel_with_runners(commands.cancels)
+        if commands.submitted:
+            self._launch_new(commands.submitted)
         if commands.launches:
             self._launch(commands.launches)
+
+    def _launch_new(self, runs: Sequence[Run]) -> None:
+        """The same for runs of one submission that nothing has been linked with so far."""
+        submission = _shared(runs[0])
+        if submission.spec.run_name is None and submission.spec.caching is None:
+            submission.runner.launch(submission.calls(runs))
+        else:
+            self._launch(runs)
 
     def _launch(self, runs: Sequence[Run]) -> None:
         calls: list[Call] = []

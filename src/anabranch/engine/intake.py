@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from anabranch.context import RunContext, current_context
@@ -99,10 +100,11 @@ class Intake:
             and not (wait_for or kwargs_each or submission.recorded or submission.limits)
             and _is_plain(spec, inputs[0], kwargs)
         ):
-            run: Run = TaskFuture(submission, first, inputs[0])
+            found = None
             if self._engine.records:
                 found = digest or inputs_digest(inputs[0], kwargs)
-                run._digest = open_flow.identity(spec.key, found)
+                found = open_flow.identity(spec.key, found)
+            run: Run = TaskFuture(submission, first, inputs[0], found)
             self._take_plain(submission, run)
             runs = [run]
         else:
@@ -147,12 +149,17 @@ class Intake:
         runs: list[Run] = []
         with fewer_collections() if len(inputs) > CHUNK else nullcontext():
             for start in range(0, len(inputs), CHUNK):
+                given = inputs[start : start + CHUNK]
+                digests = self._digests(submission, given, start)
+                keys = range(first + start, first + start + len(given))
                 chunk: list[Run] = [
-                    TaskFuture(submission, first + start + n, args)
-                    for n, args in enumerate(inputs[start : start + CHUNK])
+                    TaskFuture(submission, key, args, digest)
+                    for key, args, digest in zip(keys, given, digests, strict=False)
                 ]
                 runs += chunk
-                self._submit_chunk(submission, chunk, common)
+                plain = common is None and not submission.kwargs_each
+                plain = plain and not needs_search(chain.from_iterable(given))
+                self._submit_chunk(submission, chunk, common, plain)
         return runs
 
     def _numbers(
@@ -240,14 +247,12 @@ class Intake:
         return common if common is not None and common.needed else None
 
     def _submit_chunk(
-        self, submission: Submission, chunk: list[Run], common: Search | None
+        self, submission: Submission, chunk: list[Run], common: Search | None, all_plain: bool
     ) -> None:
-        if self._engine.records:
-            self._identify(submission, chunk)
         replaced: list[tuple[Run, int]] = []
         if submission.recorded is not None:
             chunk, replaced = self._recall(submission, chunk, submission.recorded, common)
-        if common is None and not submission.kwargs_each and not _any_needs_search(chunk):
+        if all_plain:
             self._take(submission, chunk, chunk, (), replaced=replaced)
             return
         plain: list[Run] = []
@@ -267,19 +272,22 @@ class Intake:
                 linked.append((run, search.blockers))
         self._take(submission, chunk, plain, linked, broken, replaced)
 
-    def _identify(self, submission: Submission, chunk: Sequence[Run]) -> None:
-        """Note what makes each call the same call in a later process."""
+    def _digests(
+        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], start: int
+    ) -> Iterable[bytes | None]:
+        """What makes each call the same call in a later process: of those from `start` on."""
+        if not self._engine.records:
+            return repeat(None)
         key, identity = submission.spec.key, submission.scope.open_flow.identity
         if submission.digest is not None:
-            chunk[0]._digest = identity(key, submission.digest)
-            return
+            return (identity(key, submission.digest),)
         each = submission.kwargs_each
         if each is not None:
-            start = chunk[0]._key - submission.scope.first_key
-            each = each[start : start + len(chunk)]
-        inputs = [run._inputs for run in chunk]
-        for run, digest in zip(chunk, inputs_digests(inputs, submission.kwargs, each), strict=True):
-            run._digest = identity(key, digest) if digest == BY_ORDER else digest
+            each = each[start : start + len(inputs)]
+        digests = inputs_digests(inputs, submission.kwargs, each)
+        if BY_ORDER in digests:
+            digests = [identity(key, digest) for digest in digests]
+        return digests
 
     def _recall(
         self,
@@ -366,6 +374,7 @@ class Intake:
         if broken:
             keys = {outcome.key for outcome in broken}
             commands.launches = [run for run in commands.launches if run._key not in keys]
+            commands.submitted = [run for run in commands.submitted if run._key not in keys]
             self._engine.finished(broken)
         self._engine._carry_out(commands)
         self._engine.broadcast.back_pressure()
@@ -394,10 +403,6 @@ def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     if spec.resources or spec.run_name or spec.caching is not None or needs_search(args):
         return False
     return not kwargs or not needs_search(kwargs.values())
-
-
-def _any_needs_search(runs: Iterable[Run]) -> bool:
-    return any(needs_search(run._inputs) for run in runs)
 
 
 def broken_call(run: Run, error: BaseException, at: float) -> Outcome:

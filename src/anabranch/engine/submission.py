@@ -16,7 +16,7 @@ from typing import Any
 from anabranch.context import RunContext
 from anabranch.engine.admission import Admission
 from anabranch.engine.tracker import Group, Tally
-from anabranch.execution.calls import Call, Scope, TaskSpec, make_task_run
+from anabranch.execution.calls import Call, CallsOfRuns, Scope, TaskSpec, make_task_run
 from anabranch.futures import Home, TaskFuture
 from anabranch.identities import BY_ORDER, in_order
 from anabranch.outcomes import RETRY_WAIT, SETTLED
@@ -205,6 +205,13 @@ class Submission:
         return make_task_run(
             self.spec, self.scope, future._key, self.name_of(future), count, **times
         )
+
+    def calls(self, runs: Sequence[TaskFuture[Any]]) -> Sequence[Call]:
+        """Those of new runs whose inputs are plain."""
+        first, last = runs[0]._key, runs[-1]._key
+        together = last - first + 1 == len(runs)
+        keys = range(first, last + 1) if together else [run._key for run in runs]
+        return CallsOfRuns(self.call, runs, keys)
 
     def call(self, run: TaskFuture[Any]) -> Call:
         """The call that a runner gets for a run whose inputs are plain."""

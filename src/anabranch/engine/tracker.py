@@ -102,12 +102,16 @@ class Commands:
         "launches",
         "released",
         "settled",
+        "submitted",
         "timers",
         "wakes",
     )
 
     def __init__(self) -> None:
         self.launches: list[Run] = []
+        self.submitted: Sequence[
+            Run
+        ] = ()  # to be launched too: those of one submission, with no links
         self.cancels: list[Run] = []
         self.timers: list[Timer] = []
         self.wakes: list[tuple[Run, list[Done]]] = []
@@ -147,7 +151,7 @@ class Tracker:
         """New runs of one submission that wait for nothing."""
         shared = _shared(runs[0])
         shared.group.unsettled += len(runs)
-        self.live.update((run._key, run) for run in runs)
+        self.live.update(zip([run._key for run in runs], runs, strict=True))
         if shared.spec.resources or shared.limits:
             shared.tally.counts[WAITING] += len(runs)
             for run in runs:
@@ -156,7 +160,7 @@ class Tracker:
         shared.tally.counts[QUEUED] += len(runs)
         for run in runs:
             run._phase = QUEUED
-        commands.launches.extend(runs)
+        commands.submitted = runs
 
     def submitted_plain(self, run: Run) -> None:
         """A single new run that waits for nothing, not even a resource, and is being launched."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
 from types import CellType, FunctionType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, overload
 
 from anabranch.caching import Caching
 from anabranch.execution.functions import SYNC, function_by_name, importable_name
@@ -221,6 +221,34 @@ class Call(NamedTuple):
     def task_run(self) -> TaskRun:
         """The record of the run that this is an attempt of."""
         return make_task_run(self.spec, self.scope, self.key, self.run_name, self.attempt)
+
+
+class CallsOfRuns(Sequence[Call]):
+    """Calls of runs of one submission, each made by `make` when it is asked for."""
+
+    __slots__ = ("keys", "make", "runs")
+
+    def __init__(
+        self, make: Callable[[Any], Call], runs: Sequence[Any], keys: Sequence[int]
+    ) -> None:
+        self.make = make
+        self.runs = runs
+        self.keys = keys
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Call: ...
+    @overload
+    def __getitem__(self, index: slice) -> CallsOfRuns: ...
+    def __getitem__(self, index: int | slice) -> Call | CallsOfRuns:
+        if isinstance(index, slice):
+            return CallsOfRuns(self.make, self.runs[index], self.keys[index])
+        return self.make(self.runs[index])
+
+    def __iter__(self) -> Iterator[Call]:
+        return map(self.make, self.runs)
 
 
 def make_task_run(

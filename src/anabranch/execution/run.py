@@ -41,12 +41,12 @@ def run_call(call: Call, drive: Drive | None = None) -> Outcome:
 
 
 def _run(call: Call, drive: Drive | None) -> Outcome:
+    key, attempt, spec, _, args, kwargs, _, _ = call
     current.set(TaskRunContext(call))
-    spec = call.spec
     started = time()
     clock = perf_counter()
     try:
-        value = spec.fn(*call.args, **call.kwargs)
+        value = spec.fn(*args, **kwargs)
         if spec.kind != SYNC:
             value = _to_end(spec.kind, value, drive)
         if type(value) not in _PLAIN or spec.persistence is not None:
@@ -56,7 +56,7 @@ def _run(call: Call, drive: Drive | None) -> Outcome:
     seconds = perf_counter() - clock
     return _new(
         Outcome,
-        (call.key, call.attempt, COMPLETED, value, started, seconds, None, None, False, None, None),
+        (key, attempt, COMPLETED, value, started, seconds, None, None, False, None, None),
     )
 
 

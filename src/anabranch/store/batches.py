@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from anabranch.failpoints import MID_BATCH, failpoint
-from anabranch.outcomes import COMPLETED, JSON, ROLLED_BACK
+from anabranch.outcomes import ROLLED_BACK
 from anabranch.store import rows
-from anabranch.store.database import Insert, Row, Transaction
+from anabranch.store.database import Insert, InsertAlike, Row, Transaction
 
 logger = logging.getLogger("anabranch.store")
 
@@ -24,7 +24,7 @@ class Batch:
         self.flow_changes: list[Row] = []
         self.submissions: list[Row] = []
         self.runs: dict[int, Row] = {}  # by id, since a database refuses to change a row twice
-        self.completed: dict[tuple[int | None, int | None], list[Any]] = {}  # by flow and task
+        self.completed: dict[tuple[InsertAlike, int | None, int | None], list[Any]] = {}
         self.count = 0  # of runs that settled
         self.dependencies: list[Row] = []
         self.transitions: list[Row] = []
@@ -59,9 +59,8 @@ class Batch:
         for insert, its_rows in self._inserts().items():
             if its_rows:
                 transaction.insert(insert, its_rows)
-        for (flow_run, task), values in self.completed.items():
-            shared = (flow_run, task, COMPLETED, 1, JSON)
-            transaction.insert_alike(rows.COMPLETED_RUN, shared, values)
+        for (insert, flow_run, task), values in self.completed.items():
+            transaction.insert_alike(insert, (flow_run, task), values)
         failpoint(MID_BATCH)
         for row in self.rolled_back:
             transaction.changed(

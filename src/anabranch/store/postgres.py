@@ -20,7 +20,7 @@ from anabranch.errors import (
     StoreUrlError,
     UnreachableStoreError,
 )
-from anabranch.store.database import Insert, Row, chunked, insert_sql, shown_url
+from anabranch.store.database import Insert, InsertAlike, Row, chunked, insert_sql, shown_url
 from anabranch.store.migrating import migrate
 from anabranch.store.versions import is_current
 
@@ -198,13 +198,23 @@ class PostgresDatabase:
 
     def insert(self, insert: Insert, rows: Sequence[Row]) -> None:
         connection = self._current()
-        for size, values in chunked(rows):
+        for size, values in chunked(rows, repeatable=False):
             connection.execute(numbered_insert(insert, size), values)
 
-    def insert_alike(self, insert: Insert, shared: Row, values: Sequence[Any]) -> None:
-        width = len(insert.columns) - len(shared)
-        starts = range(0, len(values), width)
-        self.insert(insert, [(*shared, *values[at : at + width]) for at in starts])
+    def insert_alike(self, insert: InsertAlike, shared: Row, values: Sequence[Any]) -> None:
+        constants = tuple(value for _, value in insert.constants)
+        columns = (*(name for name, _ in insert.constants), *insert.shared, *insert.own)
+        given = list(values)
+        width = len(insert.own)
+        for place in (insert.own.index(name) for name in insert.binary):
+            given[place::width] = [
+                each.encode() if isinstance(each, str) else each for each in given[place::width]
+            ]
+        starts = range(0, len(given), width)
+        self.insert(
+            Insert(insert.table, columns, insert.conflict, insert.updated),
+            [(*constants, *shared, *given[at : at + width]) for at in starts],
+        )
 
     def _current(self) -> psycopg.Connection[Row]:
         """The connection that the transaction began on; not a new one, which would not be in it."""

@@ -101,13 +101,12 @@ class RowMaker:
             if not values:
                 continue
             flow_run, task, _, _ = self._place_of(alike.shared)
-            values[0 :: alike.WIDTH] = [base | key for key in values[0 :: alike.WIDTH]]
-            parents = values[6 :: alike.WIDTH]
-            if any(parents):
-                values[6 :: alike.WIDTH] = [
-                    None if parent is None else self._row_of_id(parent) for parent in parents
-                ]
-            self.batch.completed.setdefault((flow_run, task), []).extend(values)
+            width = len(alike.insert.own)
+            values[0::width] = [base | key for key in values[0::width]]
+            if alike.insert is rows.COMPLETED_CHILD:
+                values[6::width] = map(self._row_of_id, values[6::width])
+            place = alike.insert, flow_run, task
+            self.batch.completed.setdefault(place, []).extend(values)
         for run in settled.others:
             outcome = run._outcome
             assert outcome is not None  # it has settled

@@ -4,29 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
-from anabranch.store.database import Insert
+from anabranch.outcomes import COMPLETED, JSON
+from anabranch.store.database import Insert, InsertAlike
 
-COMPLETED_RUN: Final = Insert(
+COMPLETED_RUN: Final = InsertAlike(
     "task_run",
-    (
-        "flow_run",
-        "task",
-        "phase",
-        "attempt",
-        "form",
-        "id",
-        "number",
-        "started",
-        "ended",
-        "inputs",
-        "result",
-        "parent",
-    ),
+    (("phase", COMPLETED), ("attempt", 1), ("form", JSON)),
+    ("flow_run", "task"),
+    ("id", "number", "started", "ended", "inputs", "result"),
+    ("inputs", "result"),
     "id",
     ("phase", "attempt", "form", "started", "ended", "result"),
 )
-"""What most runs come to: the first attempt gave a plain value. Those of one task and flow share the
-first five columns."""
+"""What most runs come to: the first attempt gave a plain value."""
+COMPLETED_CHILD: Final = COMPLETED_RUN._replace(own=(*COMPLETED_RUN.own, "parent"))
+"""The same where a task run has started it."""
 
 ANY_RUN: Final = Insert(
     "task_run",

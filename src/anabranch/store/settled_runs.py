@@ -17,6 +17,8 @@ from typing import Any
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, JSON
 from anabranch.results.kept import keep_inline
+from anabranch.store.database import InsertAlike
+from anabranch.store.rows import COMPLETED_CHILD, COMPLETED_RUN
 
 LARGEST = 1 << 63
 _SCALARS = frozenset({type(None), bool, int, float, str})
@@ -24,13 +26,12 @@ Run = TaskFuture[Any]
 
 
 class Alike:
-    """Plain runs of one task in one flow run: `values` holds `WIDTH` for each, one after the other:
-    key, number, start, end, digest of the inputs, value as JSON, id of the parent task run."""
+    """Plain runs of one task in one flow run: `values` holds for each, one after the other, what
+    `insert` takes of its own; yet with the key in place of the row's id, and that of the parent."""
 
-    WIDTH = 7
-
-    def __init__(self, shared: Any) -> None:
+    def __init__(self, shared: Any, insert: InsertAlike) -> None:
         self.shared = shared
+        self.insert = insert
         self.values: list[Any] = []
 
 
@@ -39,7 +40,7 @@ class SettledRuns:
     in strict durability all `runs`, which wait to be told."""
 
     def __init__(self) -> None:
-        self.alike: dict[tuple[int, int], Alike] = {}
+        self.alike: dict[tuple[int, int, bool], Alike] = {}
         self.others: list[Run] = []
         self.runs: list[Run] = []
         self.count = 0
@@ -71,12 +72,13 @@ class Basket:
                 if run._shared is not shared:
                     shared = run._shared
                     scope = shared.scope
-                    place = (id(shared.spec), id(scope.flow_run))
+                    parent = scope.parent_task_run_id
+                    place = (id(shared.spec), id(scope.flow_run), parent is None)
                     alike = settled.alike.get(place)
                     if alike is None:
-                        alike = settled.alike[place] = Alike(shared)
+                        insert = COMPLETED_RUN if parent is None else COMPLETED_CHILD
+                        alike = settled.alike[place] = Alike(shared, insert)
                     add = alike.values.extend
-                    parent = scope.parent_task_run_id
                     offset = scope.first_index - scope.first_key
                 outcome = run._outcome
                 assert outcome is not None  # it has settled
@@ -90,12 +92,16 @@ class Basket:
                     and (links is None or (links.name is None and links.recalled is None))
                 ):
                     if type(value) is int and -LARGEST < value < LARGEST:
-                        data: bytes | None = b"%d" % value
+                        data: bytes | str | None = str(value)
                     else:
                         data = self._plain(value)
                     if data is not None:
-                        end = started + seconds
-                        add((key, key + offset, started, end, run._digest, data, parent))
+                        inputs: bytes | str | None = run._digest
+                        if inputs is not None and inputs.isascii():
+                            inputs = inputs.decode()
+                        add((key, key + offset, started, started + seconds, inputs, data))
+                        if parent is not None:
+                            add((parent,))
                         continue
                 settled.others.append(run)
             if self._strict:

@@ -26,7 +26,7 @@ from anabranch.errors import (
 from anabranch.limits import Grant, Taken, Wanted
 from anabranch.runs import id_prefix
 from anabranch.settings import load_settings
-from anabranch.store.database import CHUNKS, Database, Row, Transaction
+from anabranch.store.database import SIZES, Database, Row, Transaction
 from anabranch.store.limits import bury_holders, places, tag_limits
 from anabranch.store.opening import open_store
 from anabranch.store.sessions import Watch, beat, close_session, open_session
@@ -168,8 +168,8 @@ class StoreSlots:
         with self.database.transaction() as transaction:
             for session in {session for _, session in leases}:
                 ids = [lease for lease, its_session in leases if its_session == session]
-                for start in range(0, len(ids), CHUNKS[0]):
-                    chunk = ids[start : start + CHUNKS[0]]
+                for start in range(0, len(ids), SIZES[0]):
+                    chunk = ids[start : start + SIZES[0]]
                     transaction.changed(
                         f"DELETE FROM lease WHERE session = ? AND id IN ({places(chunk)})",
                         (session, *chunk),

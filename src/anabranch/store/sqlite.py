@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sqlite3
@@ -11,6 +12,7 @@ import weakref
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from anabranch import late
 from anabranch.errors import (
@@ -22,7 +24,15 @@ from anabranch.errors import (
     ReadOnlyStoreError,
     StoreError,
 )
-from anabranch.store.database import Insert, Row, chunked, chunked_alike, insert_sql
+from anabranch.store.database import (
+    Insert,
+    InsertAlike,
+    Row,
+    chunked,
+    insert_sql,
+    on_conflict,
+    parts,
+)
 from anabranch.store.versions import is_current
 
 logger = logging.getLogger("anabranch.store")
@@ -131,13 +141,17 @@ class SqliteDatabase:
         return self._connection.execute(sql, values).rowcount
 
     def insert(self, insert: Insert, rows: Sequence[Row]) -> None:
-        for size, values in chunked(rows):
+        for size, values in chunked(rows, repeatable=bool(insert.conflict)):
             self._connection.execute(insert_sql(insert, size), values)
 
-    def insert_alike(self, insert: Insert, shared: Row, values: Sequence[object]) -> None:
-        common = len(shared)
-        for size, part in chunked_alike(values, len(insert.columns) - common):
-            self._connection.execute(insert_sql(insert, size, common), (*shared, *part))
+    def insert_alike(self, insert: InsertAlike, shared: Row, values: Sequence[Any]) -> None:
+        width = len(insert.own)
+        start = 0
+        for size in parts(len(values) // width, repeatable=True):
+            part = list(values[start : start + size * width])
+            part += part[-width:] * (size - len(part) // width)
+            self._connection.execute(_alike_sql(insert, size), (*shared, *part))
+            start += size * width
 
     def read(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         with self._told(), self._one_at_a_time:
@@ -167,6 +181,18 @@ class SqliteDatabase:
             yield
         except sqlite3.Error as error:
             raise store_error(error, self.url) from error
+
+
+@functools.cache
+def _alike_sql(insert: InsertAlike, rows: int) -> str:
+    """The statement for so many rows, what they share first. As text, a value has to become binary."""
+    columns = (*(name for name, _ in insert.constants), *insert.shared, *insert.own)
+    each = [str(value) if isinstance(value, int) else f"'{value}'" for _, value in insert.constants]
+    each += [f"?{number}" for number in range(1, len(insert.shared) + 1)]
+    each += ["CAST(? AS BLOB)" if name in insert.binary else "?" for name in insert.own]
+    values = ",".join([f"({','.join(each)})"] * rows)
+    into = f"INSERT INTO {insert.table} ({','.join(columns)})"
+    return f"{into} VALUES {values}{on_conflict(insert)}"
 
 
 def _is_busy(error: BaseException) -> bool:

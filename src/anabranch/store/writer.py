@@ -42,6 +42,9 @@ PATIENCE_SECONDS = 30.0
 """How long a locked store is waited for at the end of a run, and a full one a tenth of that."""
 MOST_SAMPLED = 1_000
 """Unsettled runs that are looked at each time for those that have no row yet."""
+MOST_TASKS = 1_000
+"""Tasks of earlier runs that are read with the session: later, each would have to be looked up while
+the run's own threads hold the interpreter."""
 MOST_ROWS = 50_000
 """Rows that wait in memory for such a store, until the run itself has to wait."""
 
@@ -82,6 +85,7 @@ class StoreWriter:
         self.secret = secret
         self._basket = Basket(inline_limit, strict)
         self._session = session
+        self._tasks: dict[Any, int] = {}
         self._opening = threading.Lock()
         self._rows = RowMaker(self._prefix, secret, inline_limit, self.session, self._find_task)
         self._unwritten = 0
@@ -147,29 +151,34 @@ class StoreWriter:
     # -- what rows refer to ---------------------------------------------------------------------
 
     def _find_task(self, identity: TaskIdentity) -> int:
-        return self._patiently(partial(self._new_task, identity))
+        return self._patiently(partial(self._task, identity))
 
-    def _new_task(self, identity: TaskIdentity) -> int:
+    def _task(self, identity: TaskIdentity) -> int:
+        if identity in self._tasks:
+            return self._tasks[identity]
         with self.database.transaction() as transaction:
-            transaction.execute(
+            new = transaction.execute(
                 "INSERT INTO task (key, name, source) VALUES (?, ?, ?) "
                 "ON CONFLICT (key, name, source) DO NOTHING RETURNING id",
                 identity,
             )
-            found = transaction.execute(
-                "SELECT id FROM task WHERE key = ? AND name = ? AND source = ?", identity
-            )
-        return found[0][0]
+            known = "SELECT id FROM task WHERE key = ? AND name = ? AND source = ?"
+            return (new or transaction.execute(known, identity))[0][0]
 
     def session(self) -> int:
         """The number of this engine's session, opened by the first that asks."""
         if self._session is None:
             with self._opening:
                 if self._session is None:
-                    self._session = self._patiently(
-                        partial(open_session, self.database, self._prefix, time.time())
-                    )
+                    self._session = self._patiently(self._opened)
         return self._session
+
+    def _opened(self) -> int:
+        session = open_session(self.database, self._prefix, time.time())
+        newest = "SELECT key, name, source, id FROM task ORDER BY id DESC LIMIT ?"
+        for *identity, row in self.database.read(newest, (MOST_TASKS,)):
+            self._tasks[tuple(identity)] = row
+        return session
 
     def _patiently(self, write: Callable[[], int]) -> int:
         """Write something that all else needs, once the store is not held by another process."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from anabranch.execution.calls import Call
+from anabranch.execution.calls import Call, CallsOfRuns
+
+Entry = Any
+"""A call, or a run whose call is made when it is taken: most that wait never exist as objects."""
 
 
 class ReadyQueue:
@@ -16,8 +20,8 @@ class ReadyQueue:
     """
 
     def __init__(self) -> None:
-        self._plain: OrderedDict[int, Call] = OrderedDict()
-        self._by_priority: dict[int, OrderedDict[int, Call]] = {0: self._plain}
+        self._plain: OrderedDict[int, Entry] = OrderedDict()
+        self._by_priority: dict[int, OrderedDict[int, Entry]] = {0: self._plain}
         self._order: list[int] = [0]
 
     def __bool__(self) -> bool:
@@ -33,6 +37,9 @@ class ReadyQueue:
         if len(calls) == 1 and not calls[0].spec.priority:
             self._plain[calls[0].key] = calls[0]
             return
+        if isinstance(calls, CallsOfRuns) and not calls[0].spec.priority:
+            self._plain.update(zip(calls.keys, calls.runs, strict=True))
+            return
         if len(self._order) == 1 and not any(call.spec.priority for call in calls):
             self._plain.update((call[0], call) for call in calls)
             return
@@ -45,13 +52,17 @@ class ReadyQueue:
 
     def take(self) -> Call | None:
         """The next call, or None."""
-        if len(self._order) == 1 and not self._plain:
-            return None
+        if len(self._order) == 1:  # the hot path
+            try:
+                entry = self._plain.popitem(last=False)[1]
+            except KeyError:
+                return None
+            return entry if type(entry) is Call else entry._shared.call(entry)
         for priority in self._order:
             queue = self._by_priority[priority]
             while queue:
                 try:
-                    return queue.popitem(last=False)[1]
+                    return _made(queue.popitem(last=False)[1])
                 except KeyError:  # another worker was quicker
                     continue
         return None
@@ -59,17 +70,21 @@ class ReadyQueue:
     def first(self) -> Call | None:
         """The next call, which stays; for a queue that one thread takes from."""
         queues = (self._by_priority[priority] for priority in self._order)
-        return next((next(iter(queue.values())) for queue in queues if queue), None)
+        return next((_made(next(iter(queue.values()))) for queue in queues if queue), None)
 
     def take_back(self, key: int) -> Call | None:
         """This call, if it is still here."""
         for queue in self._by_priority.values():
-            call = queue.pop(key, None)
-            if call is not None:
-                return call
+            entry = queue.pop(key, None)
+            if entry is not None:
+                return _made(entry)
         return None
 
     def take_back_all(self, keys: Iterable[int]) -> list[Call]:
         """Those of these calls that are still here."""
         found = (self.take_back(key) for key in keys)
         return [call for call in found if call is not None]
+
+
+def _made(entry: Entry) -> Call:
+    return entry if type(entry) is Call else entry._shared.call(entry)

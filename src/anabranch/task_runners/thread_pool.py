@@ -23,7 +23,14 @@ from anabranch.waiting import Waiter
 GROUP = 128
 """Outcomes are handed back when so many have gathered,"""
 GROUP_SECONDS = 0.002
-"""or when so long has passed since the last time, or when no call is left to run."""
+"""or at the sweeper's next look, after so long, or when a call took so long, or when none is left."""
+MANY = 100
+"""Where so many calls come at a time one worker begins, and others follow unless"""
+QUICK = 100
+"""so many calls end from one look of the sweeper to the next: threads that take turns for a few
+microseconds each gain nothing, and keep the store's writer from its own."""
+LOOKS = 2
+"""It looks twice, since a thread may have had no turn at the interpreter before the first."""
 NESTED_ON_ONE_THREAD = 12
 """How many calls a waiting thread runs inside each other, before the next gets a new thread."""
 
@@ -73,7 +80,6 @@ class ThreadPool(OpenRunnerBase):
         self._max_workers = max_workers
         self._queue = ReadyQueue()
         self._outcomes: deque[Outcome] = deque()
-        self._flushed_at = monotonic()
         self._idle: deque[Worker] = deque()
         self._workers: dict[int, Worker] = {}
         self._changing = YieldingLock()
@@ -83,6 +89,9 @@ class ThreadPool(OpenRunnerBase):
         self._made = 0
         self._closed = False
         self._unstaffed = False
+        self._handed_back = 0
+        self._seen_ended = 0
+        self._looks_left = 0
         self._sweeper: threading.Thread | None = None
         self._sweep = threading.Semaphore(0)
         self._sweeper_asleep = False
@@ -95,16 +104,18 @@ class ThreadPool(OpenRunnerBase):
         or the sweeper's next look, since two threads that take turns cost more than the call."""
         self._queue.put(calls)
         worker = self._workers.get(get_ident())
-        if worker is None:
+        if len(calls) >= MANY:
+            if self._count - self._lent - self._abandoned <= len(self._idle):
+                self._staff(1)
+            self._staff_later(LOOKS)
+        elif worker is None:
             self._staff(len(calls))
         elif worker.call is None:
             self._staff(len(calls) - 1)
         elif len(calls) > 1:
             self._staff(len(calls))
         else:
-            self._unstaffed = True
-            if self._sweeper_asleep or self._sweeper is None:
-                self._wake_sweeper()
+            self._staff_later(1)
 
     def cancel(self, keys: Iterable[int]) -> None:
         keys = set(keys)
@@ -194,6 +205,13 @@ class ThreadPool(OpenRunnerBase):
             )
             worker.thread.start()
 
+    def _staff_later(self, looks: int) -> None:
+        """The same once the sweeper has seen hardly anything end at so many looks."""
+        self._unstaffed = True
+        self._looks_left = looks
+        if self._sweeper_asleep or self._sweeper is None:
+            self._wake_sweeper()
+
     def _wake_one(self) -> bool:
         if not self._idle:
             return False
@@ -216,17 +234,17 @@ class ThreadPool(OpenRunnerBase):
                 worker.call = call
                 if call.spec.announces:
                     inbox.started(call.key, call.attempt)
-                outcomes.append(run_call(call, worker.drive))
+                outcome = run_call(call, worker.drive)
+                outcomes.append(outcome)
                 worker.call = None
-                if (
-                    len(outcomes) >= GROUP
-                    or not queue
-                    or monotonic() - self._flushed_at > GROUP_SECONDS
-                ):
+                seconds = outcome[5]
+                del outcome  # nothing here keeps its value while the next call is waited for
+                if len(outcomes) >= GROUP or seconds > GROUP_SECONDS:
                     self.flush()
                 elif self._sweeper_asleep or self._sweeper is None:
                     self._wake_sweeper()
                 if (worker.abandoned or self._lent or self._abandoned) and self._retires(worker):
+                    self.flush()
                     return
         finally:
             self._workers.pop(get_ident(), None)
@@ -291,7 +309,6 @@ class ThreadPool(OpenRunnerBase):
 
     def flush(self) -> None:
         """Hand back all outcomes that any worker has left here."""
-        self._flushed_at = monotonic()
         if not self._outcomes:
             return
         take: Callable[[], Outcome] = self._outcomes.popleft
@@ -302,6 +319,7 @@ class ThreadPool(OpenRunnerBase):
         except IndexError:
             pass
         if batch:
+            self._handed_back += len(batch)
             self._inbox.finished(batch)
 
     def _wake_sweeper(self) -> None:
@@ -322,13 +340,17 @@ class ThreadPool(OpenRunnerBase):
         what they submitted does not wait for them."""
         while not self._closed:
             self._sweep.acquire(timeout=GROUP_SECONDS)
-            if self._unstaffed:
+            ended = self._handed_back + len(self._outcomes)
+            self._looks_left = LOOKS if ended - self._seen_ended >= QUICK else self._looks_left - 1
+            self._seen_ended = ended
+            if self._unstaffed and self._looks_left <= 0:
                 self._unstaffed = False
                 self._staff(len(self._queue))
             if self._outcomes:
                 self.flush()
                 continue
             with self._changing:
+                self._unstaffed = self._unstaffed and bool(self._queue)
                 if self._outcomes or self._unstaffed or self._closed:
                     continue
                 self._sweeper_asleep = True
