@@ -24,7 +24,7 @@ TEMPLATE = Template("kind", ("", "", ""), 1, "here", {}, b"", b"")
 SPEC = TaskSpec("t", "t", nothing)
 
 
-def scope(batch_size: int | None = None, parent: str | None = None) -> Scope:
+def scope(batch_size: int | None = None, parent: int | None = None) -> Scope:
     return Scope(None, None, None, parent, frozenset(), False, 0, 1, 0, batch_size=batch_size)
 
 
@@ -127,7 +127,7 @@ def test_a_size_that_was_asked_for(calls: Grouping) -> None:
 def test_calls_of_tasks_and_those_with_values_elsewhere_go_alone(calls: Grouping) -> None:
     measured(calls, TINY)
     elsewhere: Any = object()
-    calls.put([sent(key, scope(parent="another")) for key in (1, 2)])
+    calls.put([sent(key, scope(parent=9)) for key in (1, 2)])
     calls.put([sent(key, values=[elsewhere]) for key in (3, 4)])
     calls.put([sent(key) for key in (5, 6)])
     assert take(calls) == [[1], [2], [3], [4], [5, 6]]

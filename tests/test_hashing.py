@@ -28,6 +28,7 @@ from imports import loads_none_of
 
 from anabranch.errors import UnhashableInput
 from anabranch.hashing import digest, hexdigest, source_digest
+from anabranch.logging import prints_logged
 
 HERE = Path(__file__).parent
 GOLDEN: dict[str, str] = json.loads(golden_values.FILE.read_text())
@@ -42,6 +43,12 @@ def test_golden_values_here() -> None:
     found = golden_values.digests()
     assert len(found) >= 250
     assert {name: GOLDEN[name] for name in found} == found
+
+
+def test_print_is_itself_where_prints_are_logged() -> None:
+    plain = digest(print)
+    with prints_logged():
+        assert digest(print) == plain
 
 
 def test_golden_values_differ_from_each_other() -> None:

@@ -25,6 +25,11 @@ def own_tags() -> frozenset[str]:
     return frozenset(runtime.task_run.tags)
 
 
+@task
+def own_name() -> str:
+    return runtime.task_run.name
+
+
 class Equal:
     """Equal to each other of its kind, and to nothing at all as an array is."""
 
@@ -118,3 +123,56 @@ def test_threads_of_one_flow_submit_at_once() -> None:
 
     names = body()
     assert sorted(names) == sorted(f"one-{n}" for n in range(800))
+
+
+def test_each_direct_call_has_the_variables_of_its_own_moment() -> None:
+    @flow
+    def body() -> list[object]:
+        found = [one(0)[1], one(1)[1]]
+        for value in ("a", "b"):
+            seen.set(value)
+            found += [one(2)[1], one(3)[1]]
+        return found
+
+    assert copy_context().run(body) == [None, None, "a", "a", "b", "b"]
+
+
+def test_a_direct_call_that_is_tried_again_has_its_own_variables_too() -> None:
+    tries: list[tuple[int, object]] = []
+
+    @task(retries=1)
+    def second_time(n: int) -> object:
+        tries.append((n, seen.get()))
+        if tries.count((n, seen.get())) == 1:
+            raise ValueError("not yet")
+        return seen.get()
+
+    @flow
+    def body() -> list[object]:
+        found = [second_time(0)]
+        seen.set("later")
+        return [*found, second_time(1)]
+
+    assert copy_context().run(body) == [None, "later"]
+    assert tries == [(0, None), (0, None), (1, "later"), (1, "later")]
+
+
+def test_direct_calls_and_submits_of_many_threads_count_on() -> None:
+    @flow
+    def body() -> list[str]:
+        names: list[str] = []
+
+        def call() -> None:
+            for _ in range(100):
+                names.append(own_name())
+                names.append(own_name.submit().result())
+
+        context = copy_context()
+        threads = [threading.Thread(target=context.copy().run, args=(call,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return names
+
+    assert sorted(body()) == sorted(f"own_name-{n}" for n in range(800))

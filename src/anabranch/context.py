@@ -62,6 +62,11 @@ class RunContext:
         return None
 
     @property
+    def task_run_key(self) -> int | None:
+        """The number of the task run in its engine."""
+        return None
+
+    @property
     def log_prints(self) -> bool:
         return False
 
@@ -162,6 +167,10 @@ class TaskRunContext(RunContext):
     @property
     def task_run_id(self) -> str:
         return run_id(self.call.scope.prefix, self.call.key)
+
+    @property
+    def task_run_key(self) -> int:
+        return self.call.key
 
     @property
     def log_prints(self) -> bool:

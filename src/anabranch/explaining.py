@@ -50,7 +50,7 @@ def explain(
     if find_blockers(f"explain_cache of {spec.name}", args, kwargs).blockers:
         raise TypeError(f"{spec.name}.explain_cache() takes values; pass future.result().")
     flow_run = context.flow_run
-    scope = Scope(None, None, flow_run, context.task_run_id, context.tags, False, 0, 0, 0)
+    scope = Scope(None, None, flow_run, context.task_run_key, context.tags, False, 0, 0, 0)
     call = Call(0, 1, spec, scope, args, kwargs)
     flow_parameters: Mapping[str, Any] = (
         {} if flow_run is None else context.engine.flow_parameters(flow_run)

@@ -46,6 +46,11 @@ Done = Callable[["TaskFuture[Any]"], object]
 class Home(Protocol):
     """What a future asks of the engine that it belongs to; a worker's stands in for the flow's."""
 
+    def run_awaited(self, future: TaskFuture[Any]) -> None:
+        """Run it in the calling thread, if that is a worker which would only wait for it, and no other
+        has begun it."""
+        ...
+
     def wait(
         self, waiter: Waiter, futures: Sequence[TaskFuture[Any]], timeout: float | None
     ) -> bool:
@@ -180,8 +185,12 @@ class TaskFuture(Generic[R]):
         """Wait at most `timeout` seconds for the run to settle; whether it has."""
         if self._phase >= SETTLED:
             return True
-        waiter = Waiter()
         home = self._shared.home
+        if timeout is None:
+            home.run_awaited(self)
+            if self._phase >= SETTLED:
+                return True
+        waiter = Waiter()
         return not home.notify(self, waiter) or home.wait(waiter, (self,), timeout)
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> R:

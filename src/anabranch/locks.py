@@ -14,18 +14,31 @@ from time import sleep
 
 
 class YieldingLock:
-    """Not reentrant; a `with` block that it guards must not block."""
+    """Not reentrant; a `with` block that it guards must not block. On the hottest paths, `take` and
+    `release` come without the two calls of a `with`:
 
-    __slots__ = ("_release", "_take")
+        if not lock.take(False):
+            lock.wait()
+        try: ...
+        finally:
+            lock.release()
+    """
+
+    __slots__ = ("release", "take")
 
     def __init__(self) -> None:
         lock = threading.Lock()
-        self._take = lock.acquire
-        self._release = lock.release
+        self.take = lock.acquire
+        self.release = lock.release
+
+    def wait(self) -> None:
+        """Take it as soon as it is free."""
+        while not self.take(False):
+            sleep(0)
 
     def __enter__(self) -> None:
-        while not self._take(False):
+        while not self.take(False):
             sleep(0)
 
     def __exit__(self, *_: object) -> None:
-        self._release()
+        self.release()

@@ -108,6 +108,11 @@ def prints_logged() -> Generator[None]:
                 builtins.print = _print
 
 
+def without_logging(fn: Any) -> Any:
+    """The `print` that ours stands for, where the function is that; else the function."""
+    return _print if fn is _print_or_log else fn
+
+
 def _print_or_log(*values: Any, **options: Any) -> None:
     if options.get("file") not in (None, sys.stdout) or not current_context().log_prints:
         _print(*values, **options)

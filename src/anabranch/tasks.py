@@ -159,8 +159,8 @@ class Task(Traveller, Generic[P, R]):
     # -- calling ------------------------------------------------------------------------------------
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        wait_for: Any = kwargs.pop("wait_for", ())
-        return_state: Any = kwargs.pop("return_state", False)
+        wait_for: Any = kwargs.pop("wait_for", ()) if kwargs else ()
+        return_state: Any = kwargs.pop("return_state", False) if kwargs else False
         self.parameters.check(args, kwargs)
         context = current_context()
         arguments = (args, kwargs, wait_for or ())
@@ -191,8 +191,8 @@ class Task(Traveller, Generic[P, R]):
         values; `return_state=True` waits and gives the state instead.
         """
         context = self._flow_context("submit")
-        wait_for = kwargs.pop("wait_for", None) or ()
-        return_state = kwargs.pop("return_state", False)
+        wait_for = (kwargs and kwargs.pop("wait_for", None)) or ()
+        return_state = kwargs and kwargs.pop("return_state", False)
         self.parameters.check(args, kwargs)
         future = context.engine.submit(
             self.spec, (args,), kwargs, wait_for=wait_for, context=context

@@ -257,12 +257,12 @@ class CacheDesk:
         """Whether what runs in this scope was called by that run, or below it."""
         above: Scope | None = scope
         while above is not None:
-            parent = above.parent_task_run_id
-            if parent is None and above.flow_run is not None:
-                parent = above.flow_run.parent_task_run_id
-            if parent is None:
-                return False
-            key = int(parent[-12:], 16)
+            key = above.parent_key
+            if key is None:
+                parent = None if above.flow_run is None else above.flow_run.parent_task_run_id
+                if parent is None:
+                    return False
+                key = int(parent[-12:], 16)
             if key == leader:
                 return True
             run = self._engine._tracker.live.get(key)

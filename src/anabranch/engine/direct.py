@@ -74,17 +74,27 @@ def call(
     engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
 ) -> TaskFuture[Any]:
     """Run a sync task here, its retries included; gives back the settled run."""
-    mailbox, run = _submitted(engine, context, spec, arguments)
+    args, kwargs, wait_for = arguments
+    mailbox = _free_mailbox(engine)
+    attempt = None
+    here = None if kwargs or wait_for else engine.submit_here(spec, args, context, mailbox)
+    if here is not None:
+        run, attempt = here
+    else:
+        run = _submitted(engine, context, spec, arguments, mailbox)
     while run._phase < SETTLED:
-        attempt = _next_attempt(engine, mailbox, run)
         if attempt is None:
-            continue
+            attempt = _next_attempt(engine, mailbox, run)
+            if attempt is None:
+                continue
+            attempt = attempt._replace(context=None)  # this thread's own
         if spec.announces:
             outcome = run_interruptibly(attempt, mailbox.running_now, engine)
         else:
             outcome = run_call(attempt)
+        attempt = None
         engine.finished((outcome,))
-        if isinstance(outcome.value, Interrupted | Terminated):
+        if outcome[2] != COMPLETED and isinstance(outcome.value, Interrupted | Terminated):
             raise outcome.value  # meant for the flow, whose thread this is
     engine.mailboxes.append(mailbox)  # the next call may go on with what this one has shared
     return run
@@ -96,7 +106,8 @@ async def call_async(
     """The same for an async task, on the caller's loop."""
     import asyncio  # 25 ms that a process without a loop need not spend
 
-    mailbox, run = _submitted(engine, context, spec, arguments)
+    mailbox = _free_mailbox(engine)
+    run = _submitted(engine, context, spec, arguments, mailbox)
     try:
         while run._phase < SETTLED:
             attempt = await _next_attempt_async(engine, mailbox, run)
@@ -145,7 +156,8 @@ def iterate(
     engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
 ) -> Iterator[Any]:
     """Run a generator task lazily. It is tried again only while it has yielded nothing."""
-    mailbox, run = _submitted(engine, context, spec, arguments)
+    mailbox = _free_mailbox(engine)
+    run = _submitted(engine, context, spec, arguments, mailbox)
     given: list[Any] | None = None
     while run._phase < SETTLED:
         attempt = _next_attempt(engine, mailbox, run)
@@ -220,7 +232,8 @@ async def iterate_async(
     """The same for an async generator, on the caller's loop."""
     import asyncio  # 25 ms that a process without a loop need not spend
 
-    mailbox, run = _submitted(engine, context, spec, arguments)
+    mailbox = _free_mailbox(engine)
+    run = _submitted(engine, context, spec, arguments, mailbox)
     given: list[Any] | None = None
     while run._phase < SETTLED:
         attempt = await _next_attempt_async(engine, mailbox, run)
@@ -280,16 +293,20 @@ def _finish(engine: Engine, outcome: Outcome, final: bool) -> None:
         engine.finished((outcome,))
 
 
-def _submitted(
-    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments
-) -> tuple[Mailbox, TaskFuture[Any]]:
-    args, kwargs, wait_for = arguments
+def _free_mailbox(engine: Engine) -> Mailbox:
     try:
-        mailbox: Mailbox = engine.mailboxes.pop()
+        return engine.mailboxes.pop()
     except IndexError:
-        mailbox = Mailbox(engine)
-    runs = engine.submit(spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context)
-    return mailbox, runs[0]
+        return Mailbox(engine)
+
+
+def _submitted(
+    engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments, mailbox: Mailbox
+) -> TaskFuture[Any]:
+    args, kwargs, wait_for = arguments
+    return engine.submit(spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context)[
+        0
+    ]
 
 
 def _own_call(mailbox: Mailbox, run: TaskFuture[Any]) -> Call | None:

@@ -134,6 +134,7 @@ class Engine:
         self._logs_prints = False
         self.intake = Intake(self)
         self.submit = self.intake.submit
+        self.submit_here = self.intake.submit_here
         self.submit_expansion = self.intake.submit_expansion
         self._sent: WeakValueDictionary[int, Run] = WeakValueDictionary()  # workers refer to them
 
@@ -147,6 +148,8 @@ class Engine:
         self._carry_out(commands)
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
+        if len(outcomes) == 1 and self._finished_alone(outcomes[0]):
+            return
         bad = [outcome for outcome in outcomes if outcome[2] != COMPLETED]
         if bad:
             outcomes = [outcome for outcome in outcomes if outcome[2] == COMPLETED]
@@ -160,6 +163,22 @@ class Engine:
         for outcome in bad:
             if outcome.phase != CANCELLED:
                 self._failed(outcome)
+
+    def _finished_alone(self, outcome: Outcome) -> bool:
+        """The quick way for a single attempt after which nothing is left to do but to record it;
+        whether it was one."""
+        if outcome[2] != COMPLETED:
+            return False
+        lock = self._lock
+        if not lock.take(False):
+            lock.wait()
+        try:
+            run = self._tracker.completed_alone(outcome)
+            if run is not None and self.records and _shared(run).visible:
+                self.broadcast.settled((run,))
+        finally:
+            lock.release()
+        return run is not None
 
     def _cancelled(self, outcomes: Sequence[Outcome]) -> None:
         """There is nothing to decide about these, and they come by the thousand."""
@@ -412,6 +431,9 @@ class Engine:
         if commands is not None:
             self._carry_out(commands)
         return True
+
+    def run_awaited(self, future: Run) -> None:
+        _shared(future).runner.run_awaited(future._key)
 
     def wait(self, waiter: Waiter, futures: Sequence[Run], timeout: float | None) -> bool:
         if waiter.done:

@@ -26,7 +26,7 @@ from anabranch.errors import (
     FutureCycleError,
     ResultNotKeptError,
 )
-from anabranch.execution.calls import Scope, TaskSpec
+from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.futures import Links, Recalled, TaskFuture
 from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
 from anabranch.outcomes import COMPLETED, DORMANT, FAILED, Away, Outcome
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
+
+_NO_KWARGS: dict[str, Any] = {}
 
 Run = TaskFuture[Any]
 
@@ -82,38 +84,86 @@ class Intake:
         if spec.special and runner is None and spec not in open_flow.accepted:
             refuse_unsupported(spec.name, spec.resources, spec.priority, carrier)
             open_flow.accepted.add(spec)
-        first, index, tally = self._numbers(spec, len(inputs), open_flow, visible)
-        submission = None
-        alone = len(inputs) == 1 and not (kwargs or kwargs_each or wait_for or mapped or digest)
-        if alone and self._last is not None:
-            submission = self._last.going_on(spec, carrier, context, index - first)
-        if submission is None:
-            submission = self._submission(
-                spec, (first, index), kwargs, kwargs_each, mapped, carrier, context, tally, visible
-            )
-            submission.digest = digest
-            submission.scope.batch_size = batch_size
-            if alone and visible:
-                self._last = submission
-        if (
-            len(inputs) == 1
-            and not (wait_for or kwargs_each or submission.recorded or submission.limits)
-            and _is_plain(spec, inputs[0], kwargs)
-        ):
-            found = None
-            if self._engine.records:
-                found = digest or inputs_digest(inputs[0], kwargs)
-                found = open_flow.identity(spec.key, found)
-            run: Run = TaskFuture(submission, first, inputs[0], found)
-            self._take_plain(submission, run)
-            runs = [run]
+        simple = visible and not (kwargs_each or wait_for or mapped)
+        if simple and len(inputs) == 1 and _is_plain(spec, inputs[0], kwargs, context):
+            runs = [self._submit_plain(spec, inputs[0], kwargs, carrier, context, digest)]
         else:
+            first, index, tally = self._numbers(spec, len(inputs), open_flow, visible)
+            alone = simple and len(inputs) == 1 and not (kwargs or digest)
+            submission = self._like_last(spec, carrier, context) if alone else None
+            if submission is None or submission.offset != index - first:
+                submission = self._submission(
+                    spec, kwargs, kwargs_each, mapped, carrier, context, tally, visible
+                )
+                submission.begin_with(first, index)
+                submission.digest = digest
+                submission.scope.batch_size = batch_size
+                if alone:
+                    self._last = submission
             runs = self._submit_all(submission, first, inputs, wait_for)
         if context.transaction is not None:
             context.transaction.join(runs)
         if self._engine.told is not None and self._engine.told.pending is not None:
             self._engine.told.check()
         return runs
+
+    def _submit_plain(
+        self,
+        spec: TaskSpec,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        carrier: OpenRunner,
+        context: RunContext,
+        digest: bytes | None,
+    ) -> Run:
+        """The quick way for a single run that can be launched as it is."""
+        alone = not (kwargs or digest)
+        submission = self._like_last(spec, carrier, context) if alone else None
+        run = None if submission is None else self._next(submission, args)
+        if submission is None or run is None:
+            tally = self._tally(spec)
+            submission = self._submission(
+                spec, kwargs, None, False, carrier, context, tally, visible=True
+            )
+            submission.digest = digest
+            if alone:
+                self._last = submission
+            run = self._next(submission, args, begins=True)
+            assert run is not None  # only one that does not begin may be refused
+        carrier.launch([submission.call(run)])
+        self._engine.broadcast.back_pressure()
+        return run
+
+    def _like_last(
+        self, spec: TaskSpec, carrier: OpenRunner, context: RunContext
+    ) -> Submission | None:
+        """What the single call before was submitted with, if this one can go on with it."""
+        last = self._last
+        if last is not None and last.is_like(spec, carrier, context) and last.has_context():
+            return last
+        return None
+
+    def submit_here(
+        self, spec: TaskSpec, args: tuple[Any, ...], context: RunContext, runner: OpenRunner
+    ) -> tuple[Run, Call] | None:
+        """The quick way for a call like the one before which is to run at once, in the calling thread
+        and its context; None where it is no such call."""
+        last = self._last
+        if (
+            last is None
+            or context.transaction is not None
+            or not last.is_like(spec, runner, context)
+            or not _is_plain(spec, args, _NO_KWARGS, context)
+        ):
+            return None
+        run = self._next(last, args)
+        if (
+            run is not None
+            and self._engine.told is not None
+            and self._engine.told.pending is not None
+        ):
+            self._engine.told.check()
+        return None if run is None else (run, last.call_here(run))
 
     def submit_expansion(
         self,
@@ -166,22 +216,24 @@ class Intake:
         self, spec: TaskSpec, count: int, open_flow: OpenFlow, visible: bool
     ) -> tuple[int, int, Tally]:
         """The first key and the first number of so many runs of a task, and what counts them."""
+        tally = self._tally(spec) if visible else Tally(spec.name)
         with self._engine._lock:
-            if self._engine.taken_over is not None:
-                raise CancelledRun(self._engine.taken_over)
-            if open_flow.group.closing or self._engine.interrupted:
-                raise FinishedFlowError(spec.name, open_flow.name)
+            self._refuse_closed(spec, open_flow)
             key = self._next_key
             self._next_key += count
             index = self._next_index.get(spec.name, 0)
             self._next_index[spec.name] = index + count
-            tally = self._tally(spec) if visible else Tally(spec.name)
         return key, index, tally
+
+    def _refuse_closed(self, spec: TaskSpec, open_flow: OpenFlow) -> None:
+        if self._engine.taken_over is not None:
+            raise CancelledRun(self._engine.taken_over)
+        if open_flow.group.closing or self._engine.interrupted:
+            raise FinishedFlowError(spec.name, open_flow.name)
 
     def _submission(
         self,
         spec: TaskSpec,
-        first: tuple[int, int],
         kwargs: Mapping[str, Any],
         kwargs_each: Sequence[Mapping[str, Any]] | None,
         mapped: bool,
@@ -198,11 +250,12 @@ class Intake:
             self._engine,
             open_flow,
             open_flow.flow_run,
-            context.task_run_id,
+            context.task_run_key,
             context.tags | spec.tags if spec.tags else context.tags,
             log_prints,
             self._engine.prefix,
-            *first,
+            0,
+            0,
             str(uuid.uuid4()) if mapped else None,
             self._engine.keep if visible else None,
             context.transaction,
@@ -226,9 +279,7 @@ class Intake:
 
     def _tally(self, spec: TaskSpec) -> Tally:
         tally = self.tallies.get(spec.name)
-        if tally is None:
-            tally = self.tallies[spec.name] = Tally(spec.name)
-        return tally
+        return tally or self.tallies.setdefault(spec.name, Tally(spec.name))
 
     def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
         """The futures that all runs of a submission wait for."""
@@ -335,16 +386,36 @@ class Intake:
                 self._engine._tracker.recalled(known)
         return left, replaced
 
-    def _take_plain(self, submission: Submission, run: Run) -> None:
-        """The quick way for a single run that can be launched as it is."""
-        with self._engine._lock:
-            if submission.group.closing:
-                raise FinishedFlowError(submission.spec.name, submission.scope.open_flow.name)
-            if self._engine.broadcast.tells_submissions and submission.visible:
-                self._engine.broadcast.submitted((run,), self._engine.clock.time())
-            self._engine._tracker.submitted_plain(run)
-        submission.runner.launch([submission.call(run)])
-        self._engine.broadcast.back_pressure()
+    def _next(
+        self, submission: Submission, args: tuple[Any, ...], begins: bool = False
+    ) -> Run | None:
+        """The first run of a submission, or one more; not launched yet. None where no more can go
+        on with it."""
+        engine, spec, open_flow = self._engine, submission.spec, submission.scope.open_flow
+        digest = None
+        if engine.records:
+            digest = submission.digest or inputs_digest(args, submission.kwargs)
+        lock = engine._lock
+        if not lock.take(False):
+            lock.wait()
+        try:
+            self._refuse_closed(spec, open_flow)
+            key, index = self._next_key, self._next_index.get(spec.name, 0)
+            if begins:
+                submission.begin_with(key, index)
+            elif index - key != submission.offset:
+                return None
+            self._next_key = key + 1
+            self._next_index[spec.name] = index + 1
+            if digest == BY_ORDER:
+                digest = open_flow.identity(spec.key, BY_ORDER)
+            run: Run = TaskFuture(submission, key, args, digest)
+            if engine.broadcast.tells_submissions:
+                engine.broadcast.submitted((run,), engine.clock.time())
+            engine._tracker.submitted_plain(run)
+        finally:
+            lock.release()
+        return run
 
     def _take(
         self,
@@ -398,9 +469,14 @@ class Intake:
                 raise ForeignFutureError(future.name, submission.spec.name)
 
 
-def _is_plain(spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call's arguments are what the task is to get, and nothing else has to be made."""
-    if spec.resources or spec.run_name or spec.caching is not None or needs_search(args):
+def _is_plain(
+    spec: TaskSpec, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: RunContext
+) -> bool:
+    """Whether a single call's arguments are what the task is to get, and it can start at once, with
+    nothing to look for: no limit, which only tags can have, and no run of an earlier process."""
+    if spec.resources or spec.run_name or spec.caching is not None or spec.tags or context.tags:
+        return False
+    if context.open_flow.recorded or needs_search(args):
         return False
     return not kwargs or not needs_search(kwargs.values())
 

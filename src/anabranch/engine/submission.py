@@ -117,6 +117,7 @@ class Submission:
         "kwargs",
         "kwargs_each",
         "limits",
+        "offset",
         "recorded",
         "runner",
         "scope",
@@ -146,6 +147,7 @@ class Submission:
         self.limits = limits
         self.special = spec.special or bool(limits)  # whether a completed run owes more
         self.scope = scope
+        self.offset = 0  # from a call's key to its number
         self.from_where = from_where
         open_flow: OpenFlow = scope.open_flow
         self.group = open_flow.group
@@ -160,23 +162,27 @@ class Submission:
         self.wait_for: tuple[Any, ...] = ()
         self.digest: bytes | None = None  # of the inputs of a single call, where they are elsewhere
 
-    def going_on(
-        self, spec: TaskSpec, runner: OpenRunner, from_where: RunContext, offset: int
-    ) -> Submission | None:
-        """This, if it can be that of one more call too, as in a loop that submits: few objects stay
-        then of each call. `offset` is from the call's key to its number."""
+    def begin_with(self, key: int, index: int) -> None:
+        """The key and the number of the first call."""
+        self.scope.first_key = key
+        self.scope.first_index = index
+        self.offset = index - key
+
+    def is_like(self, spec: TaskSpec, runner: OpenRunner, from_where: RunContext) -> bool:
+        """Whether this can be that of one more single call too, as in a loop of calls: few objects
+        stay then of each. The number of the call, and the context that it runs in, have to fit too."""
         scope = self.scope
-        if (
+        return (
             self.spec is spec
             and self.from_where is from_where
             and self.runner is runner
-            and scope.first_index - scope.first_key == offset
             and not scope.tags  # whose limits may change
             and self.recorded is scope.open_flow.recorded
-            and _hold_the_same(copy_context(), self.context)
-        ):
-            return self
-        return None
+        )
+
+    def has_context(self) -> bool:
+        """Whether a call that is made now is to run in the context of this."""
+        return _hold_the_same(copy_context(), self.context)
 
     def kwargs_of(self, run: TaskFuture[Any]) -> Mapping[str, Any]:
         if self.kwargs_each is None:
@@ -228,3 +234,8 @@ class Submission:
                 self.context,
             ),
         )
+
+    def call_here(self, run: TaskFuture[Any]) -> Call:
+        """The same for one that runs in the calling thread, and in its context."""
+        place = (run._key, run._attempt, self.spec, self.scope)
+        return _new(Call, (*place, run._inputs, self.kwargs, None, None))

@@ -252,6 +252,26 @@ class Tracker:
             if group.waiters and not group.unsettled:
                 commands.emptied.append(group)
 
+    def completed_alone(self, outcome: Outcome) -> Run | None:
+        """The same for one attempt after which nothing is left to do but to record it; the run, or
+        None where there is more to it, or less."""
+        run = self.live.get(outcome[0])
+        if run is None or run._attempt != outcome[1] or run._phase != QUEUED or self._strict:
+            return None
+        shared: Any = run._shared
+        group = shared.group
+        if run._links is not None or shared.special or group.waiters or COMPLETED in self._wanted:
+            return None
+        del self.live[outcome[0]]
+        counts = shared.tally.counts
+        counts[QUEUED] -= 1
+        counts[COMPLETED] += 1
+        run._inputs = None
+        run._outcome = outcome
+        run._phase = COMPLETED
+        group.unsettled -= 1
+        return run
+
     def failed(
         self, outcome: Outcome, retry_in: float | None, at: float, commands: Commands
     ) -> None:

@@ -145,7 +145,7 @@ class Scope:
 
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
-    call's key into its id and number. `keep` makes what is left of a result for a later process.
+    call's key into its id and number. `parent_key` is that of the task run which has started the calls. `keep` makes what is left of a result for a later process.
     `transaction` is what the runs have joined; that there is one travels. `batch_size` is how many
     calls are to travel together, None where that is for the runner to say.
     """
@@ -153,7 +153,7 @@ class Scope:
     engine: Any
     open_flow: Any
     flow_run: FlowRun | None
-    parent_task_run_id: str | None
+    parent_key: int | None
     tags: frozenset[str]
     log_prints: bool
     prefix: int
@@ -164,6 +164,10 @@ class Scope:
     transaction: Any = None
     batch_size: int | None = None
 
+    @property
+    def parent_task_run_id(self) -> str | None:
+        return None if self.parent_key is None else run_id(self.prefix, self.parent_key)
+
     def default_name(self, task_name: str, key: int) -> str:
         return default_name(task_name, self.first_index + key - self.first_key)
 
@@ -172,7 +176,7 @@ class Scope:
         run = self.flow_run
         return (
             None if run is None else run.without_parameters(),
-            self.parent_task_run_id,
+            self.parent_key,
             self.tags,
             self.log_prints,
             self.prefix,

@@ -185,7 +185,7 @@ def _place(scope: Scope) -> bytes:
     """What calls of one submission do not have from their template."""
     return dumps(
         (
-            scope.parent_task_run_id,
+            scope.parent_key,
             scope.tags,
             scope.first_key,
             scope.first_index,

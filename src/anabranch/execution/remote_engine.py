@@ -161,6 +161,9 @@ class RemoteEngine:
         )
         return runs
 
+    def submit_here(self, *_: object) -> None:
+        """The flow's process has to hear of it first: there is no quick way here."""
+
     def submit_expansion(
         self, name: str, expand: Callable[[], list[Run]], sources: Sequence[Any], digest: bytes
     ) -> TaskFuture[list[Run]]:
@@ -261,6 +264,9 @@ class RemoteEngine:
                 future._links = Links()
             future._links.waiters.append(callback)
             return True
+
+    def run_awaited(self, future: Run) -> None:
+        """Only the flow's process knows who has begun it."""
 
     def wait(self, waiter: Waiter, futures: Sequence[Run], timeout: float | None) -> bool:
         if waiter.done:
@@ -493,7 +499,7 @@ def _scope(engine: RemoteEngine, context: RunContext, spec: TaskSpec, answer: Su
         engine,
         context.open_flow,
         context.flow_run,
-        context.task_run_id,
+        context.task_run_key,
         context.tags | spec.tags if spec.tags else context.tags,
         context.log_prints if spec.log_prints is None else spec.log_prints,
         answer.prefix,

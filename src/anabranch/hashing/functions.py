@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import Encoder, Unencodable, Writer, module_name, type_name
 from anabranch.hashing.sources import Source, source_of_class, source_of_code
+from anabranch.logging import without_logging
 
 _ALIAS = type(typing.List[int]).__mro__[1]  # noqa: UP006  # the base of what `typing` makes
 _MOST_WRAPPERS = 100
@@ -78,6 +79,10 @@ def _paths(*names: str) -> tuple[str, ...]:
 
 
 def _write_function(encoder: Encoder, fn: types.FunctionType) -> None:
+    stood_for = without_logging(fn)
+    if stood_for is not fn:  # a key is the same in a flow that logs prints
+        encoder.write(stood_for)
+        return
     name = f"{module_name(fn.__module__)}:{fn.__qualname__}"
     if _is_standard(fn.__module__):
         encoder.named("function", name)

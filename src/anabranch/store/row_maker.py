@@ -72,7 +72,7 @@ class RowMaker:
         self._tasks: dict[TaskIdentity, int] = {}
         self._shown: set[tuple[int, int, int]] = set()  # row, attempt and phase
         self._places: dict[
-            tuple[int, int, str | None], tuple[Any, int | None, int, int | None]
+            tuple[int, int, int | None], tuple[Any, int | None, int, int | None]
         ] = {}
         self._takers: dict[type, Callable[[Any], None]] = {
             TaskRunsSubmitted: self._submitted,
@@ -104,7 +104,7 @@ class RowMaker:
             width = len(alike.insert.own)
             values[0::width] = [base | key for key in values[0::width]]
             if alike.insert is rows.COMPLETED_CHILD:
-                values[6::width] = map(self._row_of_id, values[6::width])
+                values[6::width] = [base | key for key in values[6::width]]
             place = alike.insert, flow_run, task
             self.batch.completed.setdefault(place, []).extend(values)
         for run in settled.others:
@@ -230,7 +230,7 @@ class RowMaker:
     def _place_of(self, shared: Any) -> tuple[int | None, int, int, int | None]:
         """Of a submission: its flow run, its task, what makes a key the run's number, its parent."""
         scope, spec = shared.scope, shared.spec
-        place = (id(spec), id(scope.flow_run), scope.parent_task_run_id)
+        place = (id(spec), id(scope.flow_run), scope.parent_key)
         known = self._places.get(place)
         if known is None:
             known = self._new_place(scope, spec)
@@ -246,8 +246,7 @@ class RowMaker:
         task = self._tasks.get(identity)
         if task is None:
             task = self._tasks[identity] = self._find_task(identity)
-        parent = scope.parent_task_run_id
-        parent = None if parent is None else self._row_of_id(parent)
+        parent = None if scope.parent_key is None else self._base() | scope.parent_key
         return (spec, scope.flow_run), flow_run, task, parent  # the first two: kept, for their ids
 
     def _row_of(self, run: Run) -> int:

@@ -17,7 +17,6 @@ from typing import Any
 from anabranch.futures import TaskFuture
 from anabranch.outcomes import COMPLETED, JSON
 from anabranch.results.kept import keep_inline
-from anabranch.store.database import InsertAlike
 from anabranch.store.rows import COMPLETED_CHILD, COMPLETED_RUN
 
 LARGEST = 1 << 63
@@ -29,10 +28,20 @@ class Alike:
     """Plain runs of one task in one flow run: `values` holds for each, one after the other, what
     `insert` takes of its own; yet with the key in place of the row's id, and that of the parent."""
 
-    def __init__(self, shared: Any, insert: InsertAlike) -> None:
+    def __init__(self, shared: Any) -> None:
         self.shared = shared
-        self.insert = insert
+        self._has_parent = shared.scope.parent_key is not None
+        self.insert = COMPLETED_CHILD if self._has_parent else COMPLETED_RUN
         self.values: list[Any] = []
+
+    def takes(self, shared: Any) -> bool:
+        """Whether runs of this submission are alike too."""
+        scope = shared.scope
+        return (
+            shared.spec is self.shared.spec
+            and scope.flow_run is self.shared.scope.flow_run
+            and (scope.parent_key is not None) == self._has_parent
+        )
 
 
 class SettledRuns:
@@ -45,6 +54,15 @@ class SettledRuns:
         self.runs: list[Run] = []
         self.count = 0
 
+    def alike_for(self, shared: Any) -> Alike:
+        """Where plain runs of this submission go."""
+        scope = shared.scope
+        place = (id(shared.spec), id(scope.flow_run), scope.parent_key is None)
+        alike = self.alike.get(place)
+        if alike is None:
+            alike = self.alike[place] = Alike(shared)
+        return alike
+
 
 class Basket:
     """Takes settled runs from many threads, and gives them to the writer."""
@@ -54,32 +72,31 @@ class Basket:
         self._strict = strict
         self._taking = threading.Lock()
         self._settled = SettledRuns()
+        self._last: Alike | None = None
 
     def emptied(self) -> SettledRuns:
         with self._taking:
             settled, self._settled = self._settled, SettledRuns()
+            self._last = None
             return settled
 
     def put(self, runs: Sequence[Run]) -> bool:
         """The hot path. Whether the basket was empty before."""
         shared: Any = None
-        parent: str | None = None
+        parent: int | None = None
         offset = 0
-        add: Callable[[Sequence[Any]], object] = list[Any]().extend
         with self._taking:
-            settled = self._settled
+            settled, alike = self._settled, self._last
+            add: Callable[[Sequence[Any]], object] = (
+                _nowhere if alike is None else alike.values.extend
+            )
             for run in runs:
                 if run._shared is not shared:
                     shared = run._shared
-                    scope = shared.scope
-                    parent = scope.parent_task_run_id
-                    place = (id(shared.spec), id(scope.flow_run), parent is None)
-                    alike = settled.alike.get(place)
-                    if alike is None:
-                        insert = COMPLETED_RUN if parent is None else COMPLETED_CHILD
-                        alike = settled.alike[place] = Alike(shared, insert)
-                    add = alike.values.extend
-                    offset = scope.first_index - scope.first_key
+                    if alike is None or not alike.takes(shared):
+                        alike = self._last = settled.alike_for(shared)
+                        add = alike.values.extend
+                    parent, offset = shared.scope.parent_key, shared.offset
                 outcome = run._outcome
                 assert outcome is not None  # it has settled
                 key, attempt, phase, value, started, seconds, _, state_name, _, _, kept = outcome
@@ -110,11 +127,16 @@ class Basket:
             settled.count += len(runs)
             return was_empty
 
-    def _plain(self, value: Any) -> bytes | None:
+    def _plain(self, value: Any) -> bytes | str | None:
         """The value as JSON, where it is a plain one that fits."""
         if value is None:
-            return b"null"
+            return "null"
         if type(value) not in _SCALARS:
             return None
         kept = keep_inline(value, self._limit)
-        return kept.data if kept.form == JSON else None
+        data = kept.data if kept.form == JSON else None
+        return data.decode() if data is not None and data.isascii() else data
+
+
+def _nowhere(_: object) -> None:
+    """Before the first run."""

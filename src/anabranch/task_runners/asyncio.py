@@ -195,6 +195,9 @@ class OpenAsyncio(OpenRunnerBase):
     ) -> bool:
         return self._threads.wait(waiter, futures, timeout)
 
+    def run_awaited(self, key: int) -> None:
+        self._threads.run_awaited(key)
+
     @contextmanager
     def lend(self) -> Generator[None]:
         if asyncio._get_running_loop() is not self._loop:  # pyright: ignore[reportAttributeAccessIssue]  # the only way to ask without an exception

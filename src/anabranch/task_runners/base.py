@@ -95,6 +95,11 @@ class OpenRunner(Protocol):
         """
         ...
 
+    def run_awaited(self, key: int) -> None:
+        """Run this call in the calling thread, if that is a worker of this runner which would only
+        wait for it, and no other has begun it."""
+        ...
+
     def lend(self) -> AbstractContextManager[Any]:
         """Give up the calling worker's slot for the length of the block."""
         ...
@@ -120,6 +125,9 @@ class OpenRunnerBase:
     ) -> bool:
         with self.lend():
             return waiter.wait(timeout)
+
+    def run_awaited(self, key: int) -> None:
+        pass
 
     def lend(self) -> AbstractContextManager[Any]:
         return nullcontext()

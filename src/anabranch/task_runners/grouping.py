@@ -173,7 +173,7 @@ def _goes_alone(sent: Sent) -> bool:
     """Whether a call is never one of several: those of tasks have others waiting for them, and what
     stays on the cluster is brought to a worker before its call begins."""
     scope = sent.call.scope
-    return bool(sent.values) or scope.parent_task_run_id is not None or scope.batch_size == 1
+    return bool(sent.values) or scope.parent_key is not None or scope.batch_size == 1
 
 
 def _alike(one: Sent, other: Sent) -> bool:

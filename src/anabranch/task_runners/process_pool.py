@@ -351,11 +351,11 @@ class ProcessPool(OpenRunnerBase):
             elif isinstance(command, Notice):
                 command.child.tell(command.data)
             else:
-                inner = [call for call in command if call.scope.parent_task_run_id is not None]
+                inner = [call for call in command if call.scope.parent_key is not None]
                 outer = command
                 if inner:
                     self._inner.put(inner)
-                    outer = [call for call in command if call.scope.parent_task_run_id is None]
+                    outer = [call for call in command if call.scope.parent_key is None]
                 self._queue.put(outer)
 
     def _cancel(self, keys: set[int]) -> None:

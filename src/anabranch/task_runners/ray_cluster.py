@@ -93,7 +93,7 @@ class RayCluster:
             asks = asks_of(call.spec.resources)
             if call.spec.resources:
                 self._watch.waits(call.spec.name, call.run_name, asks)
-            if call.scope.parent_task_run_id is not None:  # such go alone
+            if call.scope.parent_key is not None:  # such go alone
                 inner = True
                 with self._changing:
                     self._seats.hold(first)

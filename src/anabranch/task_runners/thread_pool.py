@@ -131,20 +131,24 @@ class ThreadPool(OpenRunnerBase):
         self, waiter: Waiter, futures: Sequence[TaskFuture[Any]], timeout: float | None
     ) -> bool:
         """A waiting worker first runs what it waits for itself, where no other has begun it."""
-        worker = self._workers.get(get_ident())
-        if worker is None:
+        if get_ident() not in self._workers:
             return waiter.wait(timeout)
         if self._unstaffed and (self._idle or self._count < self._max_workers):
             self._staff(len(self._queue) - 1)
-        if timeout is None and worker.nested < NESTED_ON_ONE_THREAD and not _on_a_loop():
+        if timeout is None:
             for future in futures:
-                call = self._queue.take_back(future._key)  # pyright: ignore[reportPrivateUsage]  # the record's key
-                if call is not None:
-                    self._run_nested(worker, call)
+                self.run_awaited(future._key)  # pyright: ignore[reportPrivateUsage]  # the record's key
         if waiter.done:
             return True
         with self.lend():
             return waiter.wait(timeout)
+
+    def run_awaited(self, key: int) -> None:
+        worker = self._workers.get(get_ident())
+        if worker is not None and worker.nested < NESTED_ON_ONE_THREAD and not _on_a_loop():
+            call = self._queue.take_back(key)
+            if call is not None:
+                self._run_nested(worker, call)
 
     @contextmanager
     def lend(self) -> Generator[None]:
@@ -299,11 +303,11 @@ class ThreadPool(OpenRunnerBase):
         try:
             if call.spec.announces:
                 self._inbox.started(call.key, call.attempt)
-            self._outcomes.append(run_call(call, worker.drive))
+            outcome = run_call(call, worker.drive)
         finally:
             worker.call = outer
             worker.nested -= 1
-        self.flush()
+        self._inbox.finished((outcome,))
 
     # -- outcomes -----------------------------------------------------------------------------------
 
