@@ -97,6 +97,7 @@ def prints_logged() -> Generator[None]:
     with _patching:
         if not _patched:
             _print = builtins.print
+            _print_or_log.__dict__["stands_for"] = _print  # for digests; see `hashing.functions`
             builtins.print = _print_or_log
         _patched += 1
     try:
@@ -106,11 +107,6 @@ def prints_logged() -> Generator[None]:
             _patched -= 1
             if not _patched:
                 builtins.print = _print
-
-
-def without_logging(fn: Any) -> Any:
-    """The `print` that ours stands for, where the function is that; else the function."""
-    return _print if fn is _print_or_log else fn
 
 
 def _print_or_log(*values: Any, **options: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, cast
 
 from anabranch.hashing.encoder import Encoder, Unencodable, Writer, module_name, type_name
 from anabranch.hashing.sources import Source, source_of_class, source_of_code
-from anabranch.logging import without_logging
 
 _ALIAS = type(typing.List[int]).__mro__[1]  # noqa: UP006  # the base of what `typing` makes
 _MOST_WRAPPERS = 100
@@ -40,6 +39,10 @@ class _NoSource(NamedTuple):
     """Stands for code that has no source, by its bytecode."""
 
     code: types.CodeType
+
+
+_PRINTS = "anabranch.logging"
+"""Where the `print` is that stands for Python's own."""
 
 
 def told_name(fn: Any) -> str:
@@ -79,8 +82,8 @@ def _paths(*names: str) -> tuple[str, ...]:
 
 
 def _write_function(encoder: Encoder, fn: types.FunctionType) -> None:
-    stood_for = without_logging(fn)
-    if stood_for is not fn:  # a key is the same in a flow that logs prints
+    stood_for = fn.__dict__.get("stands_for") if fn.__module__ == _PRINTS else None
+    if stood_for is not None:  # a key is the same in a flow that logs prints
         encoder.write(stood_for)
         return
     name = f"{module_name(fn.__module__)}:{fn.__qualname__}"
