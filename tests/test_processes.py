@@ -13,10 +13,12 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anabranch.errors import TaskRunnerOptionError, UnpicklableError
+from anabranch.execution.messages import FrameReader, pack
 from anabranch.execution.pickling import dumps
 from anabranch.execution.portable import portable_exception, received_exception
 from anabranch.task_runners.processes import ProcessPoolTaskRunner
@@ -645,3 +647,13 @@ print(census() == list(range(10_000)))
     )
     assert done.stdout == "True\n"
     assert "was killed by SIGKILL while it ran work-5000.; it runs again" in done.stderr
+
+
+def test_frames_in_any_pieces_and_of_any_messages() -> None:
+    plain: list[Any] = [(1, None, True, 1.5, "\ud800é", b"\0", (2**90, [])), (2,)]
+    other: list[Any] = [(3, Path("/tmp"))]  # marshal has no such thing
+    sent = pack(plain) + pack(other) + pack([]) + pack(plain)
+    for length in (1, 7, len(sent)):
+        reader = FrameReader()
+        pieces = [sent[at : at + length] for at in range(0, len(sent), length)]
+        assert [each for piece in pieces for each in reader.feed(piece)] == plain + other + plain

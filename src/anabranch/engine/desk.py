@@ -82,6 +82,8 @@ class EngineDesk:
         self._changing = threading.Lock()
 
     def ended(self, key: int) -> None:
+        if not (self._kept or self._tickets or self._has_blocks):
+            return  # the call has asked nothing that outlasts the answer
         self._kept.pop(key, None)
         for ticket in list(self._tickets.get(key, ())):
             self._give_slots(key, ticket)

@@ -227,6 +227,11 @@ class Call(NamedTuple):
         return make_task_run(self.spec, self.scope, self.key, self.run_name, self.attempt)
 
 
+_tuple: Any = tuple
+new_call: Callable[[type[Call], tuple[Any, ...]], Call] = _tuple.__new__
+"""Makes one of all its fields, in half the time of calling its class."""
+
+
 class CallsOfRuns(Sequence[Call]):
     """Calls of runs of one submission, each made by `make` when it is asked for."""
 

@@ -1,12 +1,13 @@
 """What a pool and its child processes tell each other: frames of tagged messages on a socket.
 
-A frame is its length in 8 bytes and a pickled list of messages; a message is a tuple whose first
+A frame is its length in 8 bytes and a list of messages, marshalled; a message is a tuple whose first
 item is its tag. Users' values stand in messages as bytes, so that one which cannot be loaded harms
-no other.
+no other; but for plain ones, which every process can hold.
 """
 
 from __future__ import annotations
 
+import marshal
 import pickle
 import struct
 from typing import Any, Final
@@ -17,6 +18,9 @@ FORGET: Final = 1  # number
 SCOPE: Final = 2  # bytes of the scope that the calls from here on belong to
 CALL: Final = (
     3  # key, attempt, number of the spec, bytes of (args, kwargs), name, announces, nested
+)
+CALLS: Final = (
+    15  # number of the spec, list of key, attempt and args for calls with plain ones alone
 )
 TAKE_BACK: Final = 4  # give back what has not begun
 INTERRUPT: Final = 5  # key of a nested call; on a cluster of any, and its attempt
@@ -36,13 +40,22 @@ REQUEST: Final = 13  # key of a call, bytes of what it asks of the engine, see r
 
 Message = tuple[Any, ...]
 
-_HEADER = struct.Struct("<Q")
+PLAIN_TYPES: Final = frozenset({type(None), bool, int, float, str, bytes})
+"""Those of values that may stand in messages as they are."""
+
+_HEADER = struct.Struct("<Q?")
+_NO_REFERENCES = 2
+"""The version of marshal that looks for no object which comes twice."""
 
 
 def pack(messages: list[Message]) -> bytes:
-    """A frame of these messages."""
-    data = pickle.dumps(messages, 5)
-    return _HEADER.pack(len(data)) + data
+    """A frame of these messages. Both ends are one interpreter: so marshal will do, in half the time
+    of pickle, but for what is larger than 2 GiB."""
+    try:
+        data, marshalled = marshal.dumps(messages, _NO_REFERENCES), True
+    except ValueError:
+        data, marshalled = pickle.dumps(messages, 5), False
+    return _HEADER.pack(len(data), marshalled) + data
 
 
 def framed(messages: list[Message]) -> bytes:
@@ -79,12 +92,12 @@ class FrameReader:
         messages: list[Message] = []
         at = 0
         while len(buffer) - at >= _HEADER.size:
-            (length,) = _HEADER.unpack_from(buffer, at)
+            length, marshalled = _HEADER.unpack_from(buffer, at)
             end = at + _HEADER.size + length
             if len(buffer) < end:
                 break
-            with memoryview(buffer) as view:
-                messages += pickle.loads(view[at + _HEADER.size : end])
+            with memoryview(buffer)[at + _HEADER.size : end] as frame:
+                messages += marshal.loads(frame) if marshalled else pickle.loads(frame)
             at = end
         del buffer[:at]
         return messages

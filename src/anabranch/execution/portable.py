@@ -10,15 +10,17 @@ from typing import Any, Final, NamedTuple, cast
 from tblib import Traceback  # pyright: ignore[reportMissingTypeStubs]  # it has none
 
 from anabranch.errors import RemoteTaskError, UnpicklableError
+from anabranch.execution.messages import PLAIN_TYPES
 from anabranch.execution.pickling import Futures, dumps, loads
-from anabranch.outcomes import FAILED, Outcome
+from anabranch.outcomes import FAILED, Kept, Outcome
 
 PLAIN: Final = 0  # forms of an outcome's value: one that every pickle can hold
 PICKLED: Final = 1
 EXCEPTION: Final = 2
 KEPT: Final = 3
 
-_PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes})
+_UNKEPT: Final = 5
+"""What follows the value of an outcome of which nothing was kept: times, message, name, whether lost."""
 FIRST_FRAMES = 40
 LAST_FRAMES = 60
 """Frames of a traceback that travel, from its ends: that of an endless recursion is long."""
@@ -30,31 +32,38 @@ Packed = tuple[Any, ...]
 
 def packed(outcome: Outcome, name: Callable[[], str]) -> Packed:
     """The outcome for another process; one whose value cannot go there has failed."""
-    key, attempt, phase, value, *rest = outcome[:9]  # the traceback goes with its exception
     kept = outcome.kept
+    if type(outcome.value) in PLAIN_TYPES and kept is None:  # as it mostly is
+        return (*outcome[:3], PLAIN, *outcome[3:9])
+    key, attempt, phase, value, *rest = outcome[:9]  # the traceback goes with its exception
     form = PLAIN
     if isinstance(value, BaseException):
         form, value = EXCEPTION, portable_exception(value)
-    elif type(value) not in _PLAIN_TYPES:
+    elif type(value) not in PLAIN_TYPES:
         if kept is not None and kept.form == "pickle":  # it need not be pickled twice
-            return (key, attempt, phase, KEPT, kept, *rest)
+            return (key, attempt, phase, KEPT, tuple(kept), *rest)
         try:
             form, value = PICKLED, dumps(value, lambda: f"The result of {name()}", ("result",))
         except UnpicklableError as error:
             form, phase, value = EXCEPTION, FAILED, portable_exception(error)
             rest, kept = [*rest[:2], None, None, False], None
-    return (key, attempt, phase, form, value, *rest, *((None, kept) if kept else ()))
+    return (key, attempt, phase, form, value, *rest, *((None, tuple(kept)) if kept else ()))
 
 
 def unpacked(sent: Packed, name: Callable[[], str], futures: Futures) -> Outcome:
     """The other end of `packed`; a value that cannot be read here makes it a failure."""
     key, attempt, phase, form, value, *rest = sent
+    if form == PLAIN and len(rest) == _UNKEPT:  # as it mostly is
+        return Outcome(key, attempt, phase, value, *rest)
+    if len(rest) > _UNKEPT:
+        rest[-1] = Kept(*rest[-1])
     try:
         if form == PICKLED:
             value = loads(value, futures)
         elif form == KEPT:
-            rest += [None, value]
-            value = loads(value.data, futures)
+            kept = Kept(*value)
+            rest += [None, kept]
+            value = loads(kept.data or b"", futures)
         elif form == EXCEPTION:
             value = received_exception(value)
     except Exception as error:  # its own code raised, or its class is not known here

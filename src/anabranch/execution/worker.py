@@ -16,16 +16,16 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anabranch.errors import Terminated
 from anabranch.execution import messages
-from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.calls import Call, Scope, TaskSpec, new_call
 from anabranch.execution.interrupts import raise_in_thread
 from anabranch.execution.messages import FrameReader, Message, pack
 from anabranch.execution.pickling import loads
@@ -69,6 +69,7 @@ class Channel:
         try:
             with self._one_at_a_time:
                 held, self.held = self.held, []
+                _flush()  # what a call has printed comes before its end
                 self._told = time.monotonic()
                 if held or its_messages:
                     self.socket.sendall(pack([*held, *its_messages]))
@@ -105,9 +106,9 @@ class Received(NamedTuple):
     attempt: int
     definition: Definition
     scope: bytes
-    data: bytes
-    name: str | None
-    announces: bool
+    data: bytes | tuple[Any, ...]  # the arguments; as they are, where those are plain
+    name: str | None = None
+    announces: bool = False
 
 
 class Worker:
@@ -155,15 +156,15 @@ class Worker:
         self._busy = True
         self._main_call = received.key
         _KEY.pack_into(self._shared, 0, received.key)
-        outcome, name = self._outcome_of(received)
+        outcome, call = self._outcome_of(received)
         self._ending = True  # a SIGTERM that comes now must not tear what follows
-        self._tell_end(outcome, name)
+        self._tell_end(outcome, call)
         self._main_call = None
         self._busy = False
         self._ending = False
         return not isinstance(outcome.value, Terminated)
 
-    def _outcome_of(self, received: Received) -> tuple[Outcome, str]:
+    def _outcome_of(self, received: Received) -> tuple[Outcome, Call]:
         started = time.time()
         self._base.set(received.key)
         try:
@@ -172,15 +173,14 @@ class Worker:
             spec = TaskSpec("", "", _nothing)
             scope = Scope(None, None, None, None, frozenset(), False, 0, 0, 0)
             call = Call(received.key, received.attempt, spec, scope, (), {}, received.name)
-            return failure(call, error, started, time.time() - started), received.name or "a task"
+            return failure(call, error, started, time.time() - started), call
         try:
-            return run_call(call), call.run_name
+            return run_call(call), call
         except Terminated as error:  # it came just after the task's own code
-            return failure(call, error, started, time.time() - started), call.run_name
+            return failure(call, error, started, time.time() - started), call
 
-    def _tell_end(self, outcome: Outcome, name: str) -> None:
-        _flush()
-        message: Message = (messages.ENDED, packed(outcome, lambda: name))
+    def _tell_end(self, outcome: Outcome, call: Call) -> None:
+        message: Message = (messages.ENDED, packed(outcome, lambda: call.run_name))
         if self._calls.empty() or isinstance(outcome.value, Terminated):
             self._channel.send(message)
         else:
@@ -197,8 +197,10 @@ class Worker:
             around = self._engine.around() if joins else None
             scope = Scope(self._engine, open_flow, *sent, transaction=around)
             self._scopes = {received.scope: scope}  # calls of one submission come together
-        args, kwargs = loads(received.data, self._engine)
-        return Call(received.key, received.attempt, spec, scope, args, kwargs, received.name)
+        data = received.data
+        args, kwargs = (data, {}) if type(data) is tuple else loads(data, self._engine)
+        place = (received.key, received.attempt)
+        return new_call(Call, (*place, spec, scope, args, kwargs, received.name, None))
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self._ending and not self._channel.sending:
@@ -209,9 +211,9 @@ class Worker:
 
     def _run_nested(self, received: Received) -> None:
         self._threads[received.key] = threading.get_ident()
-        outcome, name = self._outcome_of(received)
+        outcome, call = self._outcome_of(received)
         del self._threads[received.key]
-        self._tell_end(outcome, name)
+        self._tell_end(outcome, call)
 
     def _interrupt(self, key: int) -> None:
         thread = self._threads.get(key)
@@ -262,6 +264,14 @@ class Worker:
                         Received(key, attempt, definitions[number], scope, data, name, announces),
                         nested,
                     )
+                elif tag == messages.CALLS:
+                    definition = definitions[message[1]]
+                    self._accept_all(
+                        [
+                            Received(key, attempt, definition, scope, args)
+                            for key, attempt, args in message[2]
+                        ]
+                    )
                 elif tag == messages.SCOPE:
                     scope = message[1]
                 elif tag == messages.DEFINE:
@@ -288,11 +298,15 @@ class Worker:
                 target=self._run_nested, args=(received,), name=name, daemon=True
             ).start()
             return
+        self._accept_all([received])
+
+    def _accept_all(self, received: Sequence[Received]) -> None:
         with self._lending:
-            if self._main_waits:  # it was sent before the parent knew
-                self._channel.send((messages.RETURNED, [received.key], False))
-            else:
-                self._calls.put(received)
+            if self._main_waits:  # they were sent before the parent knew
+                self._channel.send((messages.RETURNED, [each.key for each in received], False))
+                return
+            for each in received:
+                self._calls.put(each)
 
     def _receive(self) -> bytes:
         channel = self._channel

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 from mmap import mmap
 from time import monotonic, time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anabranch.errors import CrashedRun
 from anabranch.execution import messages
@@ -89,6 +89,8 @@ class Child:
         self._main: int | None = None
         self._frames = FrameReader()
         self._messages: list[Message] = []
+        self._calls: list[tuple[int, int, tuple[Any, ...]]] | None = None  # of the last message
+        self._number = 0  # of their definition
         self._bytes = bytearray()
         self._defined: dict[int, None] = {}
         self._scope: Scope | None = None
@@ -121,48 +123,65 @@ class Child:
 
         A nested one runs at once, beside those that wait.
         """
-        spec = call.spec
-        names = ("args", "kwargs")
-        data = dumps((call.args, call.kwargs), lambda: f"The arguments of {call.run_name}", names)
-        if self._scope is not call.scope:
-            packed = dumps(call.scope.for_worker(), f"The flow run of {call.run_name}")
-            self._messages.append((messages.SCOPE, packed))
-            self._scope = call.scope
+        key, attempt, spec, scope, args, kwargs, name, _ = call
+        plain = not (nested or kwargs or name or spec.announces)
+        plain = plain and messages.PLAIN_TYPES.issuperset(map(type, args))
+        data = b""
+        if not plain:
+            names = ("args", "kwargs")
+            data = dumps((args, kwargs), lambda: f"The arguments of {call.run_name}", names)
+        if self._scope is not scope:
+            packed = dumps(scope.for_worker(), f"The flow run of {call.run_name}")
+            self._say(messages.SCOPE, packed)
+            self._scope = scope
         if number not in self._defined:
-            self._messages.append((messages.DEFINE, number, definition))
-            self._defined[number] = None
-            if len(self._defined) > SPECS_KEPT:
-                oldest = next(iter(self._defined))
-                del self._defined[oldest]
-                self._messages.append((messages.FORGET, oldest))
-        self._messages.append(
-            (messages.CALL, call.key, call.attempt, number, data, call.name, spec.announces, nested)
-        )
-        self.flying[call.key] = call
+            self._define(number, definition)
+        if not plain:
+            self._say(messages.CALL, key, attempt, number, data, name, spec.announces, nested)
+        else:
+            if self._calls is None or self._number != number:
+                calls: list[tuple[int, int, tuple[Any, ...]]] = []
+                self._say(messages.CALLS, number, calls)
+                self._calls, self._number = calls, number
+            self._calls.append((key, attempt, args))
+        self.flying[key] = call
         if nested:
             self._begin(call, nested)
         elif self._main is None:
             self.next_main()
 
+    def _define(self, number: int, definition: bytes) -> None:
+        self._say(messages.DEFINE, number, definition)
+        self._defined[number] = None
+        if len(self._defined) > SPECS_KEPT:
+            oldest = next(iter(self._defined))
+            del self._defined[oldest]
+            self._say(messages.FORGET, oldest)
+
+    def _say(self, *message: Any) -> None:
+        self._messages.append(message)
+        self._calls = None
+
     def tell(self, notice: bytes) -> None:
         """Put a notice of the engine into what is sent next."""
-        self._messages.append((messages.NOTICE, notice))
+        self._say(messages.NOTICE, notice)
 
     def interrupt(self, key: int) -> None:
         """Ask for the end of a nested call."""
-        self._messages.append((messages.INTERRUPT, key))
+        self._say(messages.INTERRUPT, key)
 
     def ask_back(self) -> None:
         """Ask for the calls that have not begun."""
         if self.asked_back is None:
             self.asked_back = monotonic()
-            self._messages.append((messages.TAKE_BACK,))
+            self._say(messages.TAKE_BACK)
 
     def send(self) -> bool:
         """Write what is waiting; whether more is left than the socket takes."""
         if self._messages:
             self._bytes += pack(self._messages)
             self._messages = []
+            self._calls = None
         try:
             while self._bytes:
                 with memoryview(self._bytes) as view:
@@ -191,17 +210,17 @@ class Child:
             self.at_end = True
         return received
 
-    def ended(self, key: int) -> Begun | None:
+    def ended(self, key: int) -> Begun | Call | None:
         """A call has ended. One that had not begun as far as was known here has, after others that
         ended a moment ago; whose turn it is now, `next_main` says once all ends are known."""
         call = self.flying.pop(key, None)
-        if call is None:
-            return None
-        self.waiting.discard(key)
         self.doomed.discard(key)
+        if key not in self.begun:
+            return call
+        self.waiting.discard(key)
         if key == self._main:
             self._main = None
-        return self.begun.pop(key, None) or Begun(call, False, monotonic(), time())
+        return self.begun.pop(key)
 
     def returned(self, keys: Sequence[int]) -> list[Call]:
         """Calls that it gives back; none of them has begun, whatever was thought here."""
@@ -242,6 +261,11 @@ class Child:
     def close(self) -> None:
         self.socket.close()
         self.shared.close()
+
+
+def begun_of(found: Begun | Call) -> Begun:
+    """A call that has ended, though nobody here knew that it had begun, has begun just now."""
+    return found if isinstance(found, Begun) else Begun(found, False, monotonic(), time())
 
 
 def stopped(begun: Begun) -> Outcome:

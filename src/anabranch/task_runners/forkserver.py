@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from types import FrameType, ModuleType
 from typing import IO, Any, Final, NoReturn
 
+import anabranch
 from anabranch.execution.remote_logs import logger_levels
 from anabranch.execution.worker import SHARED_BYTES, Worker
 
@@ -40,11 +41,11 @@ _idle: ForkServer | None = None
 _changing = threading.Lock()
 
 
-def fork_server(preload: str) -> ForkServer:
-    """One that imports this module for its children: the last that was given back, where this process
-    is still as that one has seen it, since starting takes a fifth of a second."""
+def fork_server() -> ForkServer:
+    """The last that was given back, where this process is still as that one has seen it, since starting
+    takes a fifth of a second; else a new one."""
     global _idle
-    hello = _hello_of(preload)
+    hello = _hello()
     with _changing:
         idle, _idle = _idle, None
     if idle is not None:
@@ -71,7 +72,7 @@ def _end_idle() -> None:
         _idle.close(LEAVE_SECONDS)
 
 
-def _hello_of(preload: str) -> bytes:
+def _hello() -> bytes:
     """What a server becomes like."""
     return pickle.dumps(
         {
@@ -80,7 +81,6 @@ def _hello_of(preload: str) -> bytes:
             "cwd": os.getcwd(),
             "main": getattr(sys.modules.get("__main__"), "__file__", None),
             "levels": logger_levels(),
-            "preload": preload,
         }
     )
 
@@ -174,7 +174,7 @@ def how_it_ended(status: int) -> str:
 
 def serve(its_socket: socket.socket) -> None:
     """Fork on request until the pool is gone."""
-    hello = _hello(its_socket)
+    hello = _received_hello(its_socket)
     _become_like(hello)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # both are for the pool's process to act on
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -202,7 +202,7 @@ def serve(its_socket: socket.socket) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _hello(its_socket: socket.socket) -> dict[str, Any]:
+def _received_hello(its_socket: socket.socket) -> dict[str, Any]:
     with its_socket.makefile("rb", buffering=0) as file:
         data = b""
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size) or sys.exit())
@@ -217,7 +217,9 @@ def _become_like(hello: Mapping[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(hello["environ"])
     os.chdir(hello["cwd"])
-    importlib.import_module(hello["preload"])
+    for name in ("flow", "task"):  # what modules with tasks import, here once for all children
+        getattr(anabranch, name)
+    importlib.import_module("asyncio")
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__file__ = hello[
         "main"

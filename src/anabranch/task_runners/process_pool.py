@@ -20,7 +20,7 @@ from anabranch.execution.portable import Packed, unpacked
 from anabranch.execution.remote_logs import handle_remote
 from anabranch.outcomes import FAILED, Outcome
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
-from anabranch.task_runners.child import Child, Definitions, lost, stopped
+from anabranch.task_runners.child import Child, Definitions, begun_of, lost, stopped
 from anabranch.task_runners.forkserver import EXITED, FORKED, fork_server, give_back, how_it_ended
 from anabranch.task_runners.ready_queue import ReadyQueue
 from anabranch.task_runners.thread_pool import not_begun
@@ -73,7 +73,7 @@ class ProcessPool(OpenRunnerBase):
         self._outcomes: list[Outcome] = []
         self._mean = WINDOW_SECONDS  # seconds of a call, recent ones counting most
         self._closing = False
-        self._server = fork_server(type(inbox).__module__)
+        self._server = fork_server()
         self._woken, self._waker = socket.socketpair()
         self._awake = False
         self._waking = threading.Lock()
@@ -309,14 +309,15 @@ class ProcessPool(OpenRunnerBase):
     def _ended(self, child: Child, sent: Packed) -> None:
         key = sent[0]
         doomed = key in child.doomed or self._closing
-        begun = child.ended(key)
-        if begun is None:
+        found = child.ended(key)
+        if found is None:
             return
-        outcome = unpacked(sent, lambda: begun.call.run_name, self._inbox)
+        outcome = unpacked(sent, lambda: begun_of(found).call.run_name, self._inbox)
         child.desk.ended(key)
         self._mean += 0.2 * (outcome.seconds - self._mean)
         if isinstance(outcome.value, Terminated):
             how = "was sent SIGTERM"
+            begun = begun_of(found)
             outcome = stopped(begun) if doomed else lost(begun, child.pid, how)
             if not begun.nested:
                 child.dying = True
@@ -442,7 +443,7 @@ class ProcessPool(OpenRunnerBase):
                     pass
             self._bury(child, "lost its fork server")
         if not self._closing:
-            self._server = fork_server(type(self._inbox).__module__)
+            self._server = fork_server()
             self._selector.register(self._server.socket, selectors.EVENT_READ)
 
     def _end_children(self) -> None:
