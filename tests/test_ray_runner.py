@@ -153,6 +153,50 @@ def test_a_ray_of_the_users_stays(tmp_path: Path) -> None:
     assert done.stdout.strip() == "10 10 True True"
 
 
+def test_flows_on_a_ray_of_the_users_share_an_actor_as_long_as_there_is_one(tmp_path: Path) -> None:
+    text = """
+        import logging, os
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        import ray
+        from anabranch import flow, task
+        from anabranch.task_runners import ray_connection
+
+        @task
+        def half(x):
+            return x // 2
+
+        @flow(task_runner="ray")
+        def census():
+            return sum(half.map(range(100)).result())
+
+        def office():
+            return ray_connection._theirs.office
+
+        def init():
+            ray.init(address="local", num_cpus=1, include_dashboard=False,
+                     logging_level=logging.ERROR)
+
+        init()
+        answers, offices = [census()], [office()]
+        answers.append(census())
+        print("same", office() is offices[0])
+        ray.kill(office().actor)
+        answers.append(census())
+        print("another", office().name != offices[0].name)
+        offices.append(office())
+        ray.shutdown()
+        init()
+        answers.append(census())
+        print("a third", office().name not in [each.name for each in offices])
+        ray.shutdown()
+        print(answers)
+    """
+    done = script(tmp_path, text)
+    assert done.stdout.splitlines() == [
+        *("same True", "another True", "a third True", "[2450, 2450, 2450, 2450]")
+    ], done.stderr
+
+
 def test_versions_that_differ_are_named(connection: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "is_known", False)
     monkeypatch.setattr("anabranch.task_runners.ray_versions.versions", lambda: ("3.99", "9.9"))

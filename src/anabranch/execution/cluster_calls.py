@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from anabranch.dependencies import ATOMS
 from anabranch.errors import WorkerVersionError
 from anabranch.execution.calls import Call, Scope, TaskSpec
-from anabranch.execution.messages import joined, parted
+from anabranch.execution.messages import PLAIN_TYPES, joined, parted
 from anabranch.execution.pickling import PROTOCOL, Futures, dumps, dumps_apart, loads
 from anabranch.outcomes import RemoteValue
 from anabranch.version import __version__
@@ -96,13 +96,18 @@ class Sending:
         call = calls[number]
         shared = self._shared_by(calls, number)
         args, kwargs, constants = call.args, call.kwargs, shared.sent
+        head = call.key, call.attempt, call.name, call.spec.announces, shared.place
+        if not kwargs and constants is None and PLAIN_TYPES.issuperset(map(type, args)):
+            data = joined(pickle.dumps((*head, args), PROTOCOL), b"")
+            return Sent(call, data, [], self._template(call), None)
         left = {at: args[at] for at in shared.positions if args[at] is not shared.positions[at]}
         if shared.positions:
             args = tuple(None if at in shared.positions else x for at, x in enumerate(args))
         own = None if kwargs is shared.kwargs else kwargs
         names = "args", "kwargs", "args"
-        data, values = dumps_apart((args, own, left), f"The arguments of {call.run_name}", names)
-        head = call.key, call.attempt, call.name, call.spec.announces, shared.place
+        data, values = dumps_apart(
+            (args, own, left), lambda: f"The arguments of {call.run_name}", names
+        )
         return Sent(
             call,
             joined(pickle.dumps(head, PROTOCOL), data),
@@ -212,6 +217,7 @@ class Head(NamedTuple):
     name: str | None
     announces: bool
     place: bytes
+    args: tuple[Any, ...] | None = None  # where they are plain, and there is nothing else
 
 
 def split(data: bytes) -> tuple[Head, bytes]:

@@ -18,7 +18,7 @@ from time import monotonic, sleep, time
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.execution import messages
-from anabranch.execution.calls import Call, Scope, TaskSpec
+from anabranch.execution.calls import Call, Scope, TaskSpec, new_call
 from anabranch.execution.claims import Granted
 from anabranch.execution.cluster_calls import (
     Constants,
@@ -221,6 +221,10 @@ class ClusterWorker:
         constants: Constants | None,
         values: Sequence[Any],
     ) -> Call:
+        scope = definition.scope(head.place)
+        place = (head.key, head.attempt, definition.spec, scope)
+        if head.args is not None:
+            return new_call(Call, (*place, head.args, {}, head.name, None))
         shared = None
         if constants is not None:
             shared = self._constants.get(constants.token)
@@ -228,8 +232,7 @@ class ClusterWorker:
                 shared = loads(constants.data, self.engine)
                 self._remember(self._constants, constants.token, shared)
         args, kwargs = arguments(data, shared, self.engine, values)
-        scope = definition.scope(head.place)
-        return Call(head.key, head.attempt, definition.spec, scope, args, kwargs, head.name)
+        return Call(*place, args, kwargs, head.name)
 
     def _remember(self, known: dict[str, Any], token: str, thing: Any) -> None:
         with self._changing:

@@ -49,7 +49,7 @@ def dumps(value: Any, what: str | Callable[[], str], names: Sequence[str] = ("va
 
 
 def dumps_apart(
-    value: Any, what: str, names: Sequence[str] = ("value",)
+    value: Any, what: Callable[[], str], names: Sequence[str] = ("value",)
 ) -> tuple[bytes, list[RemoteValue]]:
     """The same, with the remote values in it, which go by another way."""
     apart: list[RemoteValue] = []
@@ -58,7 +58,7 @@ def dumps_apart(
     except Exception as error:
         named = list(zip(names, value if len(names) > 1 else (value,), strict=True))
         path, reason = offender(named, error, lambda part: _by_value(part, []))
-        raise UnpicklableError(what, path, reason) from error
+        raise UnpicklableError(what(), path, reason) from error
 
 
 def loads(data: bytes, futures: Futures | None = None, values: Sequence[Any] = ()) -> Any:

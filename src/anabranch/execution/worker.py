@@ -198,7 +198,9 @@ class Worker:
             scope = Scope(self._engine, open_flow, *sent, transaction=around)
             self._scopes = {received.scope: scope}  # calls of one submission come together
         data = received.data
-        args, kwargs = (data, {}) if type(data) is tuple else loads(data, self._engine)
+        args: tuple[Any, ...]
+        kwargs: dict[str, Any]
+        args, kwargs = loads(data, self._engine) if isinstance(data, bytes) else (data, {})
         place = (received.key, received.attempt)
         return new_call(Call, (*place, spec, scope, args, kwargs, received.name, None))
 

@@ -111,7 +111,7 @@ class ClusterRunner(OpenRunnerBase):
     # -- the port ---------------------------------------------------------------------------------
 
     def launch(self, calls: Sequence[Call]) -> None:
-        ready = self._packed(calls)
+        ready = self._packed(list(calls))
         with self._changing:
             for sent in ready:
                 self._supersede(sent.call.key)

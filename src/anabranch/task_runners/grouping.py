@@ -19,7 +19,7 @@ MOST_BYTES = 1 << 20
 MOST_SECONDS = 0.05
 LEAST_SECONDS = 0.002
 """Of work in a group; less is not worth a trip."""
-CALL_SECONDS = 50e-6
+CALL_SECONDS = 15e-6
 """What a call costs its worker beside the function."""
 SHARES = 3
 """A slot's share of what is left is cut into so many groups."""

@@ -35,6 +35,10 @@ LOCAL = {
 """What the processes of a local Ray find in their environment."""
 
 
+LIVES_SECONDS = 5.0
+"""How long an actor gets to say that it lives."""
+
+
 class Office(NamedTuple):
     """The actor by which runners on one connection talk to workers, see `ray_mailbox`."""
 
@@ -51,6 +55,7 @@ class Connection:
         self.address = address
         self.is_known = is_known
         self.office: Office | None = None
+        self.driver = _driver(ray)
         self._changing = threading.Lock()
         self.places: list[tuple[str, int]] = []
         if ray.util.client.ray.is_connected():
@@ -74,11 +79,26 @@ class Connection:
         if self.office is not None:
             self.ray.kill(self.office.actor)
 
+    def is_still_there(self) -> bool:
+        """Whether it can be used again, after flows that have ended; an office that is gone is
+        forgotten."""
+        if not self.ray.is_initialized() or _driver(self.ray) != self.driver:
+            return False
+        if self.office is not None:
+            try:
+                self.ray.get(self.office.actor.lives.remote(), timeout=LIVES_SECONDS)
+            except Exception:  # it was killed, or hangs
+                self.office = None
+        return True
+
 
 _changing = threading.Lock()
 _users = 0
 _lifetimes = ExitStack()
 _connection: Connection | None = None
+_theirs: Connection | None = None
+"""The last that the user made. What was started on it stays until they end it: to start an actor takes
+up to half a second, and each flow needs one."""
 
 
 @contextmanager
@@ -113,11 +133,7 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
 
     ray: Any = typed  # whose types are partly unknown
     if ray.is_initialized():
-        known = _address(ray)
-        _refuse_another(address, known)
-        connection = Connection(ray, known)
-        _lifetimes.callback(connection.close)  # else it ends with Ray's connection
-        return connection
+        return _connection_of_user(ray, address)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"logging_level": logging.ERROR, **init_kwargs}
     on_loopback = address == "local"
@@ -150,6 +166,28 @@ def _connect(address: str | None, init_kwargs: Mapping[str, Any]) -> Connection:
     _lifetimes.callback(ray.shutdown)
     is_known = address == "local" and "runtime_env" not in init_kwargs
     return Connection(ray, _address(ray) if address in ("local", "auto") else address, is_known)
+
+
+def _connection_of_user(ray: Any, wanted: str | None) -> Connection:
+    global _theirs
+    known = _address(ray)
+    _refuse_another(wanted, known)
+    if ray.util.client.ray.is_connected():
+        connection = Connection(ray, known)
+        _lifetimes.callback(connection.close)
+        return connection
+    if _theirs is None or not _theirs.is_still_there():
+        _theirs = Connection(ray, known)
+    return _theirs
+
+
+def _driver(ray: Any) -> str | None:
+    """What tells this process's connection from any other."""
+    return (
+        None
+        if ray.util.client.ray.is_connected()
+        else str(ray.get_runtime_context().get_worker_id())
+    )
 
 
 def _collect() -> None:

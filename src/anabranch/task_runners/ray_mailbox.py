@@ -84,6 +84,9 @@ class PostOffice:
             return [Over()] if what == "told" else []
         return await getattr(mailbox, what)(*given)
 
+    async def lives(self) -> None:
+        """Answers whoever wants to know."""
+
     async def close(self, label: str) -> None:
         """Have who listens at this mailbox know that its flow is over."""
         mailbox, self._mailboxes[label] = self._mailboxes.get(label), None
