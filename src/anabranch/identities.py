@@ -108,13 +108,26 @@ def call_digest(run: TaskFuture[Any]) -> bytes:
     return blake2b(joined, digest_size=16).digest()
 
 
+def _digest_of_all(runs: Sequence[TaskFuture[Any]]) -> bytes:
+    """The same for calls in their order; those of one task have what is the task's only once."""
+    shared: Any = runs[0]._shared if runs else None
+    spec: Any = getattr(shared, "spec", None)
+    found = [run._digest for run in runs if run._shared is shared]
+    digests = [each for each in found if each is not None]
+    if spec is None or len(digests) < len(runs):
+        return b"".join(map(call_digest, runs))
+    parts: list[bytes] = [spec.key.encode(), spec.source, *digests]
+    joined = b"".join([len(part).to_bytes(4, "big") + part for part in parts])
+    return b"alike" + blake2b(joined, digest_size=16).digest()
+
+
 def _special(value: Any) -> bytes | None:
     if isinstance(value, TaskFuture):
         return b"call" + call_digest(value)  # pyright: ignore[reportUnknownArgumentType]  # of any result
     if isinstance(value, FutureList):
         if value._origin is not None:  # pyright: ignore[reportUnknownMemberType]  # as above; whether its items are known by now is luck
             return b"later" + call_digest(value._origin)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above
-        return b"calls" + b"".join(call_digest(each) for each in value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
+        return b"calls" + _digest_of_all(list(value))  # pyright: ignore[reportUnknownArgumentType]  # as above
     if isinstance(value, Annotation):
         name = type(value).__name__.encode()  # pyright: ignore[reportUnknownArgumentType]  # of any value
         return name + digest(value.unwrap(), _special)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # as above

@@ -6,7 +6,6 @@ of it. What an earlier process has recorded is handed back here."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
 
+_MAPPED = "?"
+"""Stands for the id of a map until it has its first key."""
 _NO_KWARGS: dict[str, Any] = {}
 
 Run = TaskFuture[Any]
@@ -256,7 +257,7 @@ class Intake:
             self._engine.prefix,
             0,
             0,
-            str(uuid.uuid4()) if mapped else None,
+            _MAPPED if mapped else None,
             self._engine.keep if visible else None,
             context.transaction,
         )

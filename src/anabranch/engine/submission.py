@@ -167,8 +167,11 @@ class Submission:
 
     def begin_with(self, key: int, index: int) -> None:
         """The key and the number of the first call."""
-        self.scope.first_key = key
-        self.scope.first_index = index
+        scope = self.scope
+        scope.first_key = key
+        scope.first_index = index
+        if scope.map_id is not None:
+            scope.map_id = run_id(scope.prefix, key)  # as its first run's
         self.offset = index - key
 
     def is_like(self, spec: TaskSpec, runner: OpenRunner, from_where: RunContext) -> bool:

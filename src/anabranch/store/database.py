@@ -111,12 +111,12 @@ def on_conflict(insert: Insert | InsertAlike) -> str:
 
 def parts(count: int, repeatable: bool) -> list[int]:
     """The lengths of the statements for so many rows, each one of `SIZES`; where rows may be given
-    twice, the last may be longer than what is left, up to twice: one statement is quicker than some."""
+    twice, the last may be longer than what is left, up to three times: one statement is quicker than some."""
     lengths: list[int] = []
     for size, smaller in zip(SIZES, (*SIZES[1:], 0), strict=True):
         lengths += [size] * (count // size)
         count %= size
-        if repeatable and smaller < count and size <= 2 * count:
+        if repeatable and smaller < count and size <= 3 * count:
             return [*lengths, size]
     return lengths
 

@@ -25,10 +25,12 @@ GROUP = 128
 GROUP_SECONDS = 0.002
 """or at the sweeper's next look, after so long, or when a call took so long, or when none is left."""
 MANY = 100
-"""Where so many calls come at a time one worker begins, and others follow unless"""
-QUICK = 100
-"""so many calls end from one look of the sweeper to the next: threads that take turns for a few
-microseconds each gain nothing, and keep the store's writer from its own."""
+"""Where so many calls come at a time, or calls are quick, one worker begins, and others follow once
+they are not."""
+QUICK = 50
+"""Calls are quick while each worker at work ends so many from one look of the sweeper to the next:
+threads that take turns for a few microseconds each gain nothing, and keep the store's writer, and each
+other, from their own. All but one sleep then."""
 LOOKS = 2
 """It looks twice, since a thread may have had no turn at the interpreter before the first."""
 NESTED_ON_ONE_THREAD = 12
@@ -92,6 +94,7 @@ class ThreadPool(OpenRunnerBase):
         self._handed_back = 0
         self._seen_ended = 0
         self._looks_left = 0
+        self._is_quick = False
         self._sweeper: threading.Thread | None = None
         self._sweep = threading.Semaphore(0)
         self._sweeper_asleep = False
@@ -104,8 +107,8 @@ class ThreadPool(OpenRunnerBase):
         or the sweeper's next look, since two threads that take turns cost more than the call."""
         self._queue.put(calls)
         worker = self._workers.get(get_ident())
-        if len(calls) >= MANY:
-            if self._count - self._lent - self._abandoned <= len(self._idle):
+        if len(calls) >= MANY or (self._is_quick and worker is None):
+            if not self._at_work():
                 self._staff(1)
             self._staff_later(LOOKS)
         elif worker is None:
@@ -245,6 +248,8 @@ class ThreadPool(OpenRunnerBase):
                 del outcome  # nothing here keeps its value while the next call is waited for
                 if len(outcomes) >= GROUP or seconds > GROUP_SECONDS:
                     self.flush()
+                    if self._is_quick and not worker.abandoned:
+                        self._rest(worker)
                 elif self._sweeper_asleep or self._sweeper is None:
                     self._wake_sweeper()
                 if (worker.abandoned or self._lent or self._abandoned) and self._retires(worker):
@@ -271,6 +276,19 @@ class ThreadPool(OpenRunnerBase):
                 pass
         worker.wake.acquire()
         return True
+
+    def _at_work(self) -> int:
+        """Workers that neither sleep nor are lent."""
+        return self._count - self._lent - self._abandoned - len(self._idle)
+
+    def _rest(self, worker: Worker) -> None:
+        """Sleep until calls are not quick any more, unless no other is at work."""
+        with self._changing:
+            if self._at_work() <= 1 or self._closed:
+                return
+            self._idle.append(worker)
+        self._staff_later(LOOKS)
+        worker.wake.acquire()
 
     def _leave(self) -> None:
         with self._changing:
@@ -345,7 +363,8 @@ class ThreadPool(OpenRunnerBase):
         while not self._closed:
             self._sweep.acquire(timeout=GROUP_SECONDS)
             ended = self._handed_back + len(self._outcomes)
-            self._looks_left = LOOKS if ended - self._seen_ended >= QUICK else self._looks_left - 1
+            self._is_quick = ended - self._seen_ended >= QUICK * max(1, self._at_work())
+            self._looks_left = LOOKS if self._is_quick else self._looks_left - 1
             self._seen_ended = ended
             if self._unstaffed and self._looks_left <= 0:
                 self._unstaffed = False
@@ -355,6 +374,7 @@ class ThreadPool(OpenRunnerBase):
                 continue
             with self._changing:
                 self._unstaffed = self._unstaffed and bool(self._queue)
+                self._is_quick = False
                 if self._outcomes or self._unstaffed or self._closed:
                     continue
                 self._sweeper_asleep = True
