@@ -55,8 +55,10 @@ class Broadcast:
     def settled(self, runs: Sequence[Run]) -> None:
         """Runs that came to an outcome; called with the engine's lock held."""
         if self._recording is not None and self.recorder is not None:
-            first = self.recorder.settled(runs)
-            self._recording.emit((None,) if first else (), len(runs))
+            if self.recorder.settled(runs):
+                self._recording.emit((None,), len(runs))
+            else:
+                self._recording.weigh(len(runs))
 
     def changed(self, changes: Sequence[TaskRunChanged]) -> None:
         """What became of runs; called with the engine's lock held."""

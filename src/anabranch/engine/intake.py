@@ -400,7 +400,8 @@ class Intake:
         if not lock.take(False):
             lock.wait()
         try:
-            self._refuse_closed(spec, open_flow)
+            if open_flow.group.closing or engine.interrupted or engine.taken_over:
+                self._refuse_closed(spec, open_flow)
             key, index = self._next_key, self._next_index.get(spec.name, 0)
             if begins:
                 submission.begin_with(key, index)

@@ -243,5 +243,7 @@ class Submission:
 
     def call_here(self, run: TaskFuture[Any]) -> Call:
         """The same for one that runs in the calling thread, and in its context."""
-        place = (run._key, run._attempt, self.spec, self.scope)
-        return new_call(Call, (*place, run._inputs, self.kwargs, None, None))
+        spec, scope = self.spec, self.scope
+        return new_call(
+            Call, (run._key, run._attempt, spec, scope, run._inputs, self.kwargs, None, None)
+        )

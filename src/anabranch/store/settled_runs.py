@@ -30,6 +30,7 @@ class Alike:
 
     def __init__(self, shared: Any) -> None:
         self.shared = shared
+        self.last = shared
         self._has_parent = shared.scope.parent_key is not None
         self.insert = COMPLETED_CHILD if self._has_parent else COMPLETED_RUN
         self.values: list[Any] = []
@@ -93,9 +94,10 @@ class Basket:
             for run in runs:
                 if run._shared is not shared:
                     shared = run._shared
-                    if alike is None or not alike.takes(shared):
+                    if alike is None or (alike.last is not shared and not alike.takes(shared)):
                         alike = self._last = settled.alike_for(shared)
                         add = alike.values.extend
+                    alike.last = shared
                     parent, offset = shared.scope.parent_key, shared.offset
                 outcome = run._outcome
                 assert outcome is not None  # it has settled

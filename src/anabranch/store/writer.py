@@ -84,6 +84,7 @@ class StoreWriter:
         self._prefix = f"{prefix >> 48:020x}"
         self.secret = secret
         self._basket = Basket(inline_limit, strict)
+        self.settled = self._basket.put
         self._session = session
         self._tasks: dict[Any, int] = {}
         self._opening = threading.Lock()
@@ -144,9 +145,6 @@ class StoreWriter:
             self._unwritten += settled.count
         elif settled.count:
             self._rows.add_settled(settled)
-
-    def settled(self, runs: Sequence[Run]) -> bool:
-        return self._basket.put(runs)
 
     # -- what rows refer to ---------------------------------------------------------------------
 
