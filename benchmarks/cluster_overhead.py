@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from benchmarks.overhead import bare, mapped, mapped_alone, microseconds, submit
 from benchmarks.rows import Row, alternated, row
 
 TARGETS = {"dask": 0.07, "ray": 0.05}
+QUIET_SECONDS = 1.0
+"""Before each measurement, of either side."""
 ALONE = 1.3
 """The same where each call travels by itself."""
 
@@ -34,11 +37,18 @@ def cluster_overhead(
                 run(2_000)
                 engine(200)
                 pairs = alternated(
-                    lambda: microseconds(engine, tasks),
-                    lambda run=run: microseconds(run, tasks),
+                    lambda: _when_quiet(engine, tasks),
+                    lambda run=run: _when_quiet(run, tasks),
                     rounds,
                 )
                 yield row(f"{kind}: {what}", name, pairs, target)
+
+
+def _when_quiet(run: Callable[[int], int], tasks: int) -> float:
+    """Microseconds a task, once the cluster is done with what came before: Ray frees what it held, and
+    starts processes, for some time after the last result."""
+    time.sleep(QUIET_SECONDS)
+    return microseconds(run, tasks)
 
 
 @contextmanager

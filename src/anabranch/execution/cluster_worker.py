@@ -75,11 +75,13 @@ class Uplink(Protocol):
 
 class Ended(NamedTuple):
     """What is left of a call: the words that tell its end, and the value if that is to stay. Of a group
-    it is that of one call, whose `key` it has."""
+    it is that of one call, whose `key` it has; `is_all` says that nothing was told before by it, or by
+    a worker that had it before."""
 
     said: list[Message]
     value: Any
     key: int | None
+    is_all: bool = False
 
 
 class AtWork:
@@ -161,14 +163,14 @@ class ClusterWorker:
         )
         value, key = None, None
         while value is None and (data := group.next()) is not None:
-            said, value, key = self.carry_out(template, data, constants, (), group)
+            said, value, key, _ = self.carry_out(template, data, constants, (), group)
             if self.uplink.ends():
                 return Ended(group.said, None, None)
             if value is not None:
                 settle(calls.index(data))
                 group.give_back()
             group.has_ended(said)
-        return Ended(group.said, value, key)
+        return Ended(group.said, value, key, is_all=not group.has_told)
 
     def carry_out(
         self,

@@ -28,6 +28,7 @@ class GroupAtWork:
         changing: threading.RLock,
     ) -> None:
         self.said: list[Message] = []
+        self.has_told = False
         self._number = number
         self._calls = deque(calls)
         self._tell = tell
@@ -61,6 +62,7 @@ class GroupAtWork:
 
     def _tell_ends(self) -> None:
         self._told = monotonic()
+        self.has_told = True
         said, self.said = self.said, []
         self._tell(framed(said))
 

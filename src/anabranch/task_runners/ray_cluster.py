@@ -130,8 +130,8 @@ class RayCluster:
             self._do("keep", thing.token, [reference])
 
     def _returned(self, calls: Sequence[Returned]) -> None:
-        """Calls that Ray ran are over, each with a frame or an error; groups have told all by the
-        mailbox."""
+        """Calls that Ray ran are over, each with a frame or an error; a group without either has told
+        all by the mailbox."""
         ends: list[Heard] = []
         for (group, places), returned, error in calls:
             bases = [self._base_in(group, key) for key, _ in places]

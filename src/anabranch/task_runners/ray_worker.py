@@ -213,7 +213,7 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes | None, Any]:
     reply_to, token, constants, number = pickle.loads(head)
     uplink = _uplink(reply_to)
     if number is not None:
-        return None, _carry_out_group(uplink, token, constants, number, pickle.loads(rest))
+        return _carry_out_group(uplink, token, constants, number, pickle.loads(rest))
     ended = uplink.carry_out(token, constants, rest, values)
     if _leaving.is_set():
         raise SystemExit(1)  # the call has not ended, its process does: Ray starts it elsewhere
@@ -225,18 +225,21 @@ def carry_out(data: bytes, *values: Any) -> tuple[bytes | None, Any]:
 
 def _carry_out_group(
     uplink: RayUplink, token: str, constants: str | None, number: int, calls: Sequence[bytes]
-) -> Any:
-    """The value of the last, if that stays. What they say goes by the mailbox, so that it comes before
-    what a worker says that gets them anew."""
+) -> tuple[bytes | None, Any]:
+    """What they say, and the value of the last, if that stays. Where some of it was told before, the rest
+    goes by the mailbox too, so that it comes after that, and before what a worker says that gets them
+    anew."""
     ended = uplink.carry_out_group(token, constants, number, calls)
+    at_once = ended.is_all and ended.value is None and uplink.empty_seats()
     if ended.value is not None and not uplink.empty_seats():
         uplink.end(ended)
-    else:
+    elif not at_once:
         uplink.end_group(ended)
     if _leaving.is_set():
         raise SystemExit(1)
     uplink.wait_for_seats()
-    return ended.value
+    told = joined(uplink.worker.encode(), framed(ended.said)) if at_once else None
+    return told, ended.value
 
 
 def sit(reply_to: ReplyTo, number: int) -> None:
