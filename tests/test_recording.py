@@ -17,7 +17,8 @@ from resumable import RUNNERS, log_of, newest_run, only, rows
 
 from anabranch import flow, get_run_logger, task, unmapped
 from anabranch.cache_policies import INPUTS
-from anabranch.errors import UpstreamTaskError
+from anabranch.engine.broadcast import Broadcast
+from anabranch.errors import LockedStoreError, UpstreamTaskError
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, NOT_READY, TIMED_OUT
 from anabranch.states import Completed, Failed
 from anabranch.store import sqlite, writer
@@ -418,3 +419,37 @@ def test_in_strict_durability_what_cannot_be_written_has_not_completed(
     runs()
     assert after == ["after 2"]
     assert rows("SELECT result FROM task_run WHERE form = 'json'") == [(b"2",), (b"null",)]
+
+
+def test_a_store_that_cannot_tell_its_tasks_at_first_records_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reads = sqlite.SqliteDatabase.read
+    refused: list[str] = []
+
+    def read(self: sqlite.SqliteDatabase, sql: str, values: Any = ()) -> Any:
+        if "FROM task ORDER BY" in sql and not refused:
+            refused.append(sql)
+            raise LockedStoreError(self.url, "SQLITE_BUSY")
+        return reads(self, sql, values)
+
+    @flow
+    def body() -> int:
+        return sum(double.map([1, 2]).result())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite.SqliteDatabase, "read", read)
+        assert body() == 6 and refused
+    assert rows("SELECT count(*) FROM task_run") == [(2,)]
+
+
+def test_direct_calls_wait_for_a_writer_that_falls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    monkeypatch.setattr(Broadcast, "back_pressure", lambda _: held.append(1))
+
+    @flow
+    def body() -> int:
+        return sum(double(n) for n in range(50))
+
+    body()
+    assert len(held) >= 50

@@ -103,6 +103,16 @@ asyncio.run(census())
 say("went on")
 """
 
+CALLING = """
+@flow(on_cancellation=[ended])
+def census():
+    for n in itertools.count():
+        quick(n)
+
+census()
+say("went on")
+"""
+
 BUSY = """
 @flow(task_runner=RUNNER, on_cancellation=[ended])
 async def census():
@@ -280,6 +290,12 @@ def test_while_an_async_flow_submits_and_its_loop_never_turns(
 ) -> None:
     with script(tmp_path, NEVER_TURNING, "inline") as process:
         check_cancelled(process, number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda each: each.name)
+def test_while_the_flow_calls_tasks_itself(tmp_path: Path, number: signal.Signals) -> None:
+    with script(tmp_path, CALLING, "threads", grace=60) as process:
+        check_cancelled(process, number)  # and nothing waits for the end of the grace
 
 
 def test_a_second_signal_ends_an_async_flow_that_never_awaits(tmp_path: Path) -> None:

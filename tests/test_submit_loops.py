@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from contextvars import ContextVar, copy_context
 
-from anabranch import flow, runtime, tags, task
+from anabranch import FutureList, flow, runtime, tags, task
+from anabranch.identities import inputs_digest
 
 seen: ContextVar[object] = ContextVar("seen", default=None)
 
@@ -176,3 +177,14 @@ def test_direct_calls_and_submits_of_many_threads_count_on() -> None:
         return names
 
     assert sorted(body()) == sorted(f"own_name-{n}" for n in range(800))
+
+
+def test_calls_are_the_same_inputs_whatever_is_submitted_between_them() -> None:
+    @flow
+    def body(between: bool) -> bytes:
+        first = two.submit(1)
+        if between:
+            one.submit(0)
+        return inputs_digest((FutureList([first, two.submit(2)]),), {})
+
+    assert body(True) == body(False)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import weakref
 
 from anabranch import flow, task
 from anabranch.task_runners.thread_pool import MANY
@@ -56,3 +59,25 @@ def test_quick_calls_leave_the_interpreter_to_few_threads() -> None:
 
     body()
     assert len(names) < WORKERS
+
+
+def test_a_worker_that_rests_keeps_no_arguments() -> None:
+    class Thing:
+        pass
+
+    things: list[weakref.ref[Thing]] = []
+
+    @task
+    def takes(thing: Thing) -> None:
+        things.append(weakref.ref(thing))
+
+    @flow
+    def body() -> int:
+        takes.map([Thing() for _ in range(30 * MANY)]).wait()
+        until = time.monotonic() + 10
+        while any(each() is not None for each in things) and time.monotonic() < until:
+            gc.collect()
+            time.sleep(0.01)
+        return sum(each() is not None for each in things)
+
+    assert body() == 0

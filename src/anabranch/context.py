@@ -132,17 +132,15 @@ class TaskRunContext(RunContext):
 
     def __init__(self, call: Any) -> None:
         self.call = call
+        around = call.scope.transaction
+        self.transaction = None if around is None else around.share_of(call.key)
 
     def __getattr__(self, name: str) -> Any:
-        """What few tasks ask for is worked out when they do."""
-        if name == "tags":
-            self.tags = self.call.scope.tags
-        elif name == "transaction":
-            around = self.call.scope.transaction
-            self.transaction = None if around is None else around.share_of(self.call.key)
-        else:
-            raise AttributeError(name)
-        return getattr(self, name)
+        """The tags are worked out by who asks for them first."""
+        if name != "tags":
+            return object.__getattribute__(self, name)  # raises once more what it has raised
+        self.tags = self.call.scope.tags
+        return self.tags
 
     @property
     def engine(self) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from anabranch.caching import Caching
 from anabranch.clock import Clock, SystemClock
-from anabranch.context import RunContext
+from anabranch.context import RunContext, TaskRunContext
 from anabranch.dependencies import find_blockers
 from anabranch.engine.cache_desk import key_and_parts
 from anabranch.execution.calls import Call, Scope, TaskSpec
@@ -50,7 +50,8 @@ def explain(
     if find_blockers(f"explain_cache of {spec.name}", args, kwargs).blockers:
         raise TypeError(f"{spec.name}.explain_cache() takes values; pass future.result().")
     flow_run = context.flow_run
-    scope = Scope(None, None, flow_run, context.task_run_key, context.tags, False, 0, 0, 0)
+    prefix = context.call.scope.prefix if isinstance(context, TaskRunContext) else 0
+    scope = Scope(None, None, flow_run, context.task_run_key, context.tags, False, prefix, 0, 0)
     call = Call(0, 1, spec, scope, args, kwargs)
     flow_parameters: Mapping[str, Any] = (
         {} if flow_run is None else context.engine.flow_parameters(flow_run)

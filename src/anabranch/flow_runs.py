@@ -151,8 +151,10 @@ def steps(
         if inputs is not None:
             _begin(engine, flow_run, _about(flow, flow_run, runner, inputs, earlier))
         engine.tell(flow_run, make_state(RUNNING))
-        if parent is None:
+        if parent is None and loop is None:
             engine.broadcast.flush(BEGIN_SECONDS)
+        elif parent is None:
+            yield Until(open_flow, partial(_recorded, engine))
         flow.call_hooks(engine, "on_running", flow_run, make_state(RUNNING))
         state = yield from _attempts(flow, engine, open_flow, flow_run, (args, kwargs))
         if open_flow.recorded is not None:
@@ -448,6 +450,19 @@ def _handed_back(
     except ResultNotKeptError:
         context.open_flow.recorded.lacks_value(flow.key)
         return None  # it runs again, with what it recorded itself
+
+
+def _recorded(engine: Engine, wake: Callable[[], None]) -> bool:
+    """Have `wake()` called once what was told so far is on record, or that takes too long."""
+    if not engine.records:
+        return False
+
+    def wait() -> None:
+        engine.broadcast.flush(BEGIN_SECONDS)
+        wake()
+
+    engine.callbacks.put(wait)
+    return True
 
 
 def _begin(engine: Engine, flow_run: FlowRun, about: FlowRunAbout) -> None:

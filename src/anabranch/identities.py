@@ -110,9 +110,8 @@ def call_digest(run: TaskFuture[Any]) -> bytes:
 
 def _digest_of_all(runs: Sequence[TaskFuture[Any]]) -> bytes:
     """The same for calls in their order; those of one task have what is the task's only once."""
-    shared: Any = runs[0]._shared if runs else None
-    spec: Any = getattr(shared, "spec", None)
-    found = [run._digest for run in runs if run._shared is shared]
+    spec: Any = getattr(runs[0]._shared, "spec", None) if runs else None
+    found = [run._digest for run in runs if getattr(run._shared, "spec", None) is spec]
     digests = [each for each in found if each is not None]
     if spec is None or len(digests) < len(runs):
         return b"".join(map(call_digest, runs))

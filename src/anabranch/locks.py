@@ -37,8 +37,8 @@ class YieldingLock:
             sleep(0)
 
     def __enter__(self) -> None:
-        while not self.take(False):
-            sleep(0)
+        if not self.take(False):
+            self.wait()
 
     def __exit__(self, *_: object) -> None:
         self.release()

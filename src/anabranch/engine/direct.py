@@ -88,10 +88,14 @@ def call(
             if attempt is None:
                 continue
             attempt = attempt._replace(context=None)  # this thread's own
-        if spec.announces:
-            outcome = run_interruptibly(attempt, mailbox.running_now, engine)
-        else:
-            outcome = run_call(attempt)
+        try:
+            if spec.announces:
+                outcome = run_interruptibly(attempt, mailbox.running_now, engine)
+            else:
+                outcome = run_call(attempt)
+        except BaseException as error:  # it came just before the task's own code, or just after
+            engine.finished((failure(attempt, error, time(), 0.0),))
+            raise
         attempt = None
         engine.finished((outcome,))
         if outcome[2] != COMPLETED and isinstance(outcome.value, Interrupted | Terminated):

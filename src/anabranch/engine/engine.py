@@ -292,7 +292,7 @@ class Engine:
             self._launch(commands.launches)
 
     def _launch_new(self, runs: Sequence[Run]) -> None:
-        """The same for runs of one submission that nothing has been linked with so far."""
+        """Launch new runs of one submission, which nothing has been linked with so far."""
         submission = _shared(runs[0])
         if submission.spec.run_name is None and submission.spec.caching is None:
             submission.runner.launch(submission.calls(runs))

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
 
-_MAPPED = "?"
-"""Stands for the id of a map until it has its first key."""
+_NO_TALLY = Tally("")
+"""Stands for that of a submission until it begins, under the lock."""
 _NO_KWARGS: dict[str, Any] = {}
 
 Run = TaskFuture[Any]
@@ -94,9 +94,9 @@ class Intake:
             submission = self._like_last(spec, carrier, context) if alone else None
             if submission is None or submission.offset != index - first:
                 submission = self._submission(
-                    spec, kwargs, kwargs_each, mapped, carrier, context, tally, visible
+                    spec, kwargs, kwargs_each, carrier, context, tally, visible
                 )
-                submission.begin_with(first, index)
+                submission.begin_with(first, index, mapped)
                 submission.digest = digest
                 submission.scope.batch_size = batch_size
                 if alone:
@@ -122,9 +122,8 @@ class Intake:
         submission = self._like_last(spec, carrier, context) if alone else None
         run = None if submission is None else self._next(submission, args)
         if submission is None or run is None:
-            tally = self._tally(spec)
             submission = self._submission(
-                spec, kwargs, None, False, carrier, context, tally, visible=True
+                spec, kwargs, None, carrier, context, _NO_TALLY, visible=True
             )
             submission.digest = digest
             if alone:
@@ -149,7 +148,7 @@ class Intake:
     ) -> tuple[Run, Call] | None:
         """The quick way for a call like the one before which is to run at once, in the calling thread
         and its context; None where it is no such call."""
-        last = self._last
+        last, told = self._last, self._engine.told
         if (
             last is None
             or context.transaction is not None
@@ -157,13 +156,10 @@ class Intake:
             or not _is_plain(spec, args, _NO_KWARGS, context)
         ):
             return None
+        if told is not None and told.pending is not None:
+            told.check()  # before there is a run that nobody would end
+        self._engine.broadcast.back_pressure()
         run = self._next(last, args)
-        if (
-            run is not None
-            and self._engine.told is not None
-            and self._engine.told.pending is not None
-        ):
-            self._engine.told.check()
         return None if run is None else (run, last.call_here(run))
 
     def submit_expansion(
@@ -217,9 +213,9 @@ class Intake:
         self, spec: TaskSpec, count: int, open_flow: OpenFlow, visible: bool
     ) -> tuple[int, int, Tally]:
         """The first key and the first number of so many runs of a task, and what counts them."""
-        tally = self._tally(spec) if visible else Tally(spec.name)
         with self._engine._lock:
             self._refuse_closed(spec, open_flow)
+            tally = self._tally(spec) if visible else Tally(spec.name)
             key = self._next_key
             self._next_key += count
             index = self._next_index.get(spec.name, 0)
@@ -237,7 +233,6 @@ class Intake:
         spec: TaskSpec,
         kwargs: Mapping[str, Any],
         kwargs_each: Sequence[Mapping[str, Any]] | None,
-        mapped: bool,
         runner: OpenRunner,
         context: RunContext,
         tally: Tally,
@@ -257,7 +252,7 @@ class Intake:
             self._engine.prefix,
             0,
             0,
-            _MAPPED if mapped else None,
+            None,
             self._engine.keep if visible else None,
             context.transaction,
         )
@@ -280,7 +275,9 @@ class Intake:
 
     def _tally(self, spec: TaskSpec) -> Tally:
         tally = self.tallies.get(spec.name)
-        return tally or self.tallies.setdefault(spec.name, Tally(spec.name))
+        if tally is None:
+            tally = self.tallies[spec.name] = Tally(spec.name)
+        return tally
 
     def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
         """The futures that all runs of a submission wait for."""
@@ -405,6 +402,7 @@ class Intake:
             key, index = self._next_key, self._next_index.get(spec.name, 0)
             if begins:
                 submission.begin_with(key, index)
+                submission.tally = self._tally(spec)
             elif index - key != submission.offset:
                 return None
             self._next_key = key + 1

@@ -57,7 +57,7 @@ class Publisher:
             self._wake()
 
     def weigh(self, weight: int) -> None:
-        """The last event tells of so many runs more; as with `emit`."""
+        """So many runs more are told of by an event that was emitted; as with `emit`."""
         self._emitted += weight
 
     def _wake(self) -> None:

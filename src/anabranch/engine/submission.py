@@ -165,13 +165,13 @@ class Submission:
         self.wait_for: tuple[Any, ...] = ()
         self.digest: bytes | None = None  # of the inputs of a single call, where they are elsewhere
 
-    def begin_with(self, key: int, index: int) -> None:
-        """The key and the number of the first call."""
+    def begin_with(self, key: int, index: int, mapped: bool = False) -> None:
+        """The key and the number of the first call; a map has an id, that of its first run."""
         scope = self.scope
         scope.first_key = key
         scope.first_index = index
-        if scope.map_id is not None:
-            scope.map_id = run_id(scope.prefix, key)  # as its first run's
+        if mapped:
+            scope.map_id = run_id(scope.prefix, key)
         self.offset = index - key
 
     def is_like(self, spec: TaskSpec, runner: OpenRunner, from_where: RunContext) -> bool:

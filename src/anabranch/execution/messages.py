@@ -1,7 +1,7 @@
 """What a pool and its child processes tell each other: frames of tagged messages on a socket.
 
-A frame is its length in 8 bytes and a list of messages, marshalled; a message is a tuple whose first
-item is its tag. Users' values stand in messages as bytes, so that one which cannot be loaded harms
+A frame is a list of messages, marshalled or pickled, after its length and a byte that says which; a
+message is a tuple whose first item is its tag. Users' values stand in messages as bytes, so that one which cannot be loaded harms
 no other; but for plain ones, which every process can hold.
 """
 

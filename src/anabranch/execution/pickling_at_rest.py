@@ -173,7 +173,8 @@ def known_size(value: object) -> int | None:
 
 
 def _number_of_bytes(value: Any) -> int | None:
-    return getattr(value, "nbytes", None)
+    nbytes = getattr(value, "nbytes", None)
+    return None if nbytes is None else int(nbytes)  # some give a number of numpy's
 
 
 def _pandas_size(value: Any) -> int | None:

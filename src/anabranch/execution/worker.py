@@ -69,7 +69,6 @@ class Channel:
         try:
             with self._one_at_a_time:
                 held, self.held = self.held, []
-                _flush()  # what a call has printed comes before its end
                 self._told = time.monotonic()
                 if held or its_messages:
                     self.socket.sendall(pack([*held, *its_messages]))
@@ -180,6 +179,7 @@ class Worker:
             return failure(call, error, started, time.time() - started), call
 
     def _tell_end(self, outcome: Outcome, call: Call) -> None:
+        _flush()
         message: Message = (messages.ENDED, packed(outcome, lambda: call.run_name))
         if self._calls.empty() or isinstance(outcome.value, Terminated):
             self._channel.send(message)

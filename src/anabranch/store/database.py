@@ -110,8 +110,9 @@ def on_conflict(insert: Insert | InsertAlike) -> str:
 
 
 def parts(count: int, repeatable: bool) -> list[int]:
-    """The lengths of the statements for so many rows, each one of `SIZES`; where rows may be given
-    twice, the last may be longer than what is left, up to three times: one statement is quicker than some."""
+    """The lengths of the statements for so many rows, each one of `SIZES`. Where rows may be given
+    twice, the last may have room for up to three times as many as are left, since one statement is
+    quicker than some."""
     lengths: list[int] = []
     for size, smaller in zip(SIZES, (*SIZES[1:], 0), strict=True):
         lengths += [size] * (count // size)

@@ -188,11 +188,13 @@ def _alike_sql(insert: InsertAlike, rows: int) -> str:
     """The statement for so many rows, what they share first. As text, a value has to become binary."""
     columns = (*(name for name, _ in insert.constants), *insert.shared, *insert.own)
     each = [str(value) if isinstance(value, int) else f"'{value}'" for _, value in insert.constants]
-    each += [f"?{number}" for number in range(1, len(insert.shared) + 1)]
-    each += ["CAST(? AS BLOB)" if name in insert.binary else "?" for name in insert.own]
-    values = ",".join([f"({','.join(each)})"] * rows)
+    each += "?" * len(insert.shared)
+    for number, name in enumerate(insert.own, 1):
+        each.append(f"CAST(column{number} AS BLOB)" if name in insert.binary else f"column{number}")
+    values = ",".join([f"({','.join('?' * len(insert.own))})"] * rows)
     into = f"INSERT INTO {insert.table} ({','.join(columns)})"
-    return f"{into} VALUES {values}{on_conflict(insert)}"
+    chosen = f"SELECT {','.join(each)} FROM (VALUES {values}) WHERE true"
+    return f"{into} {chosen}{on_conflict(insert)}"
 
 
 def _is_busy(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -168,15 +169,17 @@ class StoreWriter:
         if self._session is None:
             with self._opening:
                 if self._session is None:
-                    self._session = self._patiently(self._opened)
+                    self._session = self._patiently(
+                        partial(open_session, self.database, self._prefix, time.time())
+                    )
+                    self._read_tasks()
         return self._session
 
-    def _opened(self) -> int:
-        session = open_session(self.database, self._prefix, time.time())
+    def _read_tasks(self) -> None:
         newest = "SELECT key, name, source, id FROM task ORDER BY id DESC LIMIT ?"
-        for *identity, row in self.database.read(newest, (MOST_TASKS,)):
-            self._tasks[tuple(identity)] = row
-        return session
+        with suppress(StoreError):  # those that are not known are looked up
+            for *identity, row in self.database.read(newest, (MOST_TASKS,)):
+                self._tasks[tuple(identity)] = row
 
     def _patiently(self, write: Callable[[], int]) -> int:
         """Write something that all else needs, once the store is not held by another process."""

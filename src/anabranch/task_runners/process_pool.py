@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from anabranch.errors import Terminated
 from anabranch.execution import messages
-from anabranch.execution.calls import Call
+from anabranch.execution.calls import Call, CallsOfRuns
 from anabranch.execution.portable import Packed, unpacked
 from anabranch.execution.remote_logs import handle_remote
 from anabranch.outcomes import FAILED, Outcome
@@ -351,6 +351,9 @@ class ProcessPool(OpenRunnerBase):
                 self._cancel(command)
             elif isinstance(command, Notice):
                 command.child.tell(command.data)
+            elif isinstance(command, CallsOfRuns):  # of one submission
+                inside = command[0].scope.parent_key is not None
+                (self._inner if inside else self._queue).put(command)
             else:
                 inner = [call for call in command if call.scope.parent_key is not None]
                 outer = command

@@ -21,16 +21,16 @@ from anabranch.task_runners.ready_queue import ReadyQueue
 from anabranch.waiting import Waiter
 
 GROUP = 128
-"""Outcomes are handed back when so many have gathered,"""
+"""Outcomes are handed back when so many have gathered, when no call is left,"""
 GROUP_SECONDS = 0.002
-"""or at the sweeper's next look, after so long, or when a call took so long, or when none is left."""
+"""after a call that took so long, or when the sweeper looks, which it does as often."""
 MANY = 100
 """Where so many calls come at a time, or calls are quick, one worker begins, and others follow once
 they are not."""
 QUICK = 50
 """Calls are quick while each worker at work ends so many from one look of the sweeper to the next:
 threads that take turns for a few microseconds each gain nothing, and keep the store's writer, and each
-other, from their own. All but one sleep then."""
+other, from their own. Those that end calls sleep then, all but one."""
 LOOKS = 2
 """It looks twice, since a thread may have had no turn at the interpreter before the first."""
 NESTED_ON_ONE_THREAD = 12
@@ -95,6 +95,7 @@ class ThreadPool(OpenRunnerBase):
         self._seen_ended = 0
         self._looks_left = 0
         self._is_quick = False
+        self._last_back: Worker | None = None
         self._sweeper: threading.Thread | None = None
         self._sweep = threading.Semaphore(0)
         self._sweeper_asleep = False
@@ -108,7 +109,7 @@ class ThreadPool(OpenRunnerBase):
         self._queue.put(calls)
         worker = self._workers.get(get_ident())
         if len(calls) >= MANY or (self._is_quick and worker is None):
-            if not self._at_work():
+            if self._at_work() <= 0:
                 self._staff(1)
             self._staff_later(LOOKS)
         elif worker is None:
@@ -214,8 +215,8 @@ class ThreadPool(OpenRunnerBase):
 
     def _staff_later(self, looks: int) -> None:
         """The same once the sweeper has seen hardly anything end at so many looks."""
+        self._looks_left = min(self._looks_left, looks) if self._unstaffed else looks
         self._unstaffed = True
-        self._looks_left = looks
         if self._sweeper_asleep or self._sweeper is None:
             self._wake_sweeper()
 
@@ -249,6 +250,7 @@ class ThreadPool(OpenRunnerBase):
                 if len(outcomes) >= GROUP or seconds > GROUP_SECONDS:
                     self.flush()
                     if self._is_quick and not worker.abandoned:
+                        call = None  # whose arguments nothing here keeps
                         self._rest(worker)
                 elif self._sweeper_asleep or self._sweeper is None:
                     self._wake_sweeper()
@@ -282,10 +284,13 @@ class ThreadPool(OpenRunnerBase):
         return self._count - self._lent - self._abandoned - len(self._idle)
 
     def _rest(self, worker: Worker) -> None:
-        """Sleep until calls are not quick any more, unless no other is at work."""
+        """Sleep until calls are not quick any more, if another worker ends some too: the last that has
+        handed back a group."""
         with self._changing:
-            if self._at_work() <= 1 or self._closed:
+            last, self._last_back = self._last_back, worker
+            if last in (None, worker) or self._at_work() <= 1 or self._closed:
                 return
+            self._last_back = last
             self._idle.append(worker)
         self._staff_later(LOOKS)
         worker.wake.acquire()
@@ -372,13 +377,15 @@ class ThreadPool(OpenRunnerBase):
             if self._outcomes:
                 self.flush()
                 continue
-            with self._changing:
-                self._unstaffed = self._unstaffed and bool(self._queue)
-                self._is_quick = False
-                if self._outcomes or self._unstaffed or self._closed:
-                    continue
-                self._sweeper_asleep = True
-            self._sweep.acquire()
+            # In this order: who leaves something meanwhile sees that it is asleep, or is seen.
+            self._sweeper_asleep = True
+            self._is_quick = self._unstaffed = False
+            if self._queue and self._at_work() < self._max_workers:
+                self._unstaffed = True
+            if self._outcomes or self._unstaffed or self._closed:
+                self._sweeper_asleep = False
+            else:
+                self._sweep.acquire()
 
 
 def not_begun(call: Call) -> Outcome:
