@@ -81,10 +81,10 @@ class RayUplink:
         self, token: str, constants: str | None, number: int, calls: Sequence[bytes]
     ) -> Ended:
         here, template, shared = self._ready(token, constants)
-        granted: Granted | None = ray.get(self._do("claim", number, self.worker))
+        granted: Granted | None = _answer(self._do("claim", number, self.worker))
 
         def settle(place: int) -> None:
-            ray.get(self._do("settle", number, place))
+            _answer(self._do("settle", number, place))
 
         return here.carry_out_group(template, number, calls, shared, granted, settle)
 
@@ -98,8 +98,8 @@ class RayUplink:
     def _thing(self, token: str) -> Any:
         thing = self._things.get(token)
         if thing is None:
-            (reference,) = ray.get(self._do("thing", token))
-            thing = self._things[token] = ray.get(reference)
+            (reference,) = _answer(self._do("thing", token))
+            thing = self._things[token] = _answer(reference)
             if len(self._things) > cluster_worker.KEPT:
                 del self._things[next(iter(self._things))]
         return thing
@@ -111,7 +111,7 @@ class RayUplink:
 
     def end_group(self, ended: Ended) -> None:
         """Tell what is left to be told of one; it has been when this is back."""
-        ray.get(self._do("post", Said(self.worker, None, framed(ended.said))))
+        _answer(self._do("post", Said(self.worker, None, framed(ended.said))))
 
     # -- seats ------------------------------------------------------------------------------------
 
@@ -180,6 +180,12 @@ class RayUplink:
         leaving.wait()
         self.wait_for_seats()
         del self.leaving[number]
+
+
+def _answer(asked: Any) -> Any:
+    """What is asked for, waited for without `ray.get`: Ray takes a call that waits there for one that
+    needs its CPU no more, and starts processes for others, which take half a second of two CPUs."""
+    return asked.future().result()
 
 
 _uplinks: dict[ReplyTo, RayUplink] = {}
