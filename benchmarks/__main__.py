@@ -138,12 +138,12 @@ def _cache() -> Path:
 
 
 def _short(options: argparse.Namespace, kind: str, address: str | None) -> bool:
-    rounds, tasks = options.rounds or 3, options.tasks or CLUSTER_TASKS
+    rounds, tasks = options.rounds or 5, options.tasks or CLUSTER_TASKS
     if kind:
         measured = cluster_overhead(kind, tasks, rounds, address)
     else:
         measured = chain(
-            overhead(20_000, rounds),
+            overhead(20_000, options.rounds or 9),
             memory(1),
             startup(rounds),
             cluster_overhead("dask", tasks, rounds, only="map"),

@@ -52,7 +52,9 @@ def show(title: str, rows: Iterable[Row]) -> None:
     done: list[Row] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(
+            *columns, console=console, transient=True, refresh_per_second=2
+        ) as progress:  # each refresh takes the interpreter from what is measured
             measuring = progress.add_task("measuring")
             for each in rows:
                 done.append(each)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 CHUNK = 1_000
 """Runs of a map that are submitted at a time, so that the first run while the last are made."""
 
+LOOK_EACH = 64
+"""Of so many direct calls one looks whether too much waits to be recorded."""
 _NO_TALLY = Tally("")
 """Stands for that of a submission until it begins, under the lock."""
 _NO_KWARGS: dict[str, Any] = {}
@@ -158,9 +160,12 @@ class Intake:
             return None
         if told is not None and told.pending is not None:
             told.check()  # before there is a run that nobody would end
-        self._engine.broadcast.back_pressure()
         run = self._next(last, args)
-        return None if run is None else (run, last.call_here(run))
+        if run is None:
+            return None
+        if not run._key % LOOK_EACH:
+            self._engine.broadcast.back_pressure()
+        return run, last.call_here(run)
 
     def submit_expansion(
         self,
