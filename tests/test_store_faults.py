@@ -91,6 +91,22 @@ def test_a_store_cannot_be_made_on_a_full_disk(small_disk: Path) -> None:
         write(store, "a")
 
 
+@pytest.mark.parametrize("room", range(20_000, 400_000, 20_000))
+def test_however_much_room_is_left_a_full_disk_is_called_one(small_disk: Path, room: int) -> None:
+    reserve = small_disk / "reserve"
+    reserve.write_bytes(bytes(room))
+    fill(small_disk)
+    reserve.unlink()
+    try:
+        with closing(open_store(None, small_disk / "home", durable=False)) as store:
+            for _ in range(100):
+                write(store, "x" * 5_000)
+    except FullStoreError as error:
+        assert "Make room" in str(error)
+    else:
+        pytest.fail("there was room enough")
+
+
 def test_a_read_only_file_is_told(tmp_path: Path) -> None:
     with closing(open_store(None, tmp_path, durable=False)) as store:
         write(store, "kept")

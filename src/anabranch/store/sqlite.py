@@ -117,7 +117,8 @@ class SqliteDatabase:
                     connection.execute(statement)
             connection.execute("COMMIT")
         except BaseException:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:  # a full disk has ended it
+                connection.execute("ROLLBACK")
             raise
 
     # -- use ----------------------------------------------------------------------------------------
