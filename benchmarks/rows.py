@@ -68,12 +68,16 @@ def _table(title: str, rows: Iterable[Row]) -> Table:
     for column in ("what", "figure", "beside", "figure", "ratio", "least to most", "target", ""):
         table.add_column(column, justify="left" if column in ("what", "beside", "") else "right")
     for each in rows:
-        spread = f"{each.each[0]:.2f} to {each.each[-1]:.2f}"
+        spread = f"{_digits(each.each[0])} to {_digits(each.each[-1])}"
         target = "-" if each.target is None else f"{each.target:g}"
         told = "" if each.target is None else ("met" if each.is_met else "MISSED")
-        cells = (each.what, each.figure, each.beside, each.other, f"{each.ratio:.2f}")
+        cells = (each.what, each.figure, each.beside, each.other, _digits(each.ratio))
         table.add_row(*cells, spread, target, told)
     return table
+
+
+def _digits(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
 
 
 def alternated(
