@@ -223,7 +223,7 @@ class Submission:
         first, last = runs[0]._key, runs[-1]._key
         together = last - first + 1 == len(runs)
         keys = range(first, last + 1) if together else [run._key for run in runs]
-        return CallsOfRuns(self.call, runs, keys)
+        return CallsOfRuns(runs, keys)
 
     def call(self, run: TaskFuture[Any]) -> Call:
         """The call that a runner gets for a run whose inputs are plain."""

@@ -228,18 +228,11 @@ class Tracker:
             if run._phase == CANCELLING:
                 self._settle(run, _cancelled(run, outcome), commands)
                 continue
-            del live[outcome[0]]
             shared: Any = run._shared
+            self._completes(run, outcome, shared)
             if settled is not None and shared.visible:
                 settled.append(run)
-            counts = shared.tally.counts
-            counts[run._phase] -= 1
-            counts[COMPLETED] += 1
-            run._inputs = None
-            run._outcome = outcome
-            run._phase = COMPLETED
             group = shared.group
-            group.unsettled -= 1
             if told and shared.visible:
                 commands.changes.append(
                     TaskRunChanged(run, COMPLETED, outcome.started + outcome.seconds, outcome)
@@ -259,18 +252,21 @@ class Tracker:
         if run is None or run._attempt != outcome[1] or run._phase != QUEUED or self._strict:
             return None
         shared: Any = run._shared
-        group = shared.group
-        if run._links is not None or shared.special or group.waiters or COMPLETED in self._wanted:
+        if run._links or shared.special or shared.group.waiters or COMPLETED in self._wanted:
             return None
+        self._completes(run, outcome, shared)
+        return run
+
+    def _completes(self, run: Run, outcome: Outcome, shared: Any) -> None:
+        """Note that a run has completed."""
         del self.live[outcome[0]]
         counts = shared.tally.counts
-        counts[QUEUED] -= 1
+        counts[run._phase] -= 1
         counts[COMPLETED] += 1
         run._inputs = None
         run._outcome = outcome
         run._phase = COMPLETED
-        group.unsettled -= 1
-        return run
+        shared.group.unsettled -= 1
 
     def failed(
         self, outcome: Outcome, retry_in: float | None, at: float, commands: Commands

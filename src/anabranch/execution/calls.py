@@ -232,15 +232,17 @@ new_call: Callable[[type[Call], tuple[Any, ...]], Call] = _tuple.__new__
 """Makes one of all its fields, in half the time of calling its class."""
 
 
+def call_of(run: Any) -> Call:
+    """The call of a run, by the submission that it shares with others."""
+    return run._shared.call(run)
+
+
 class CallsOfRuns(Sequence[Call]):
-    """Calls of runs of one submission, each made by `make` when it is asked for."""
+    """Calls of runs of one submission, each made when it is asked for."""
 
-    __slots__ = ("keys", "make", "runs")
+    __slots__ = ("keys", "runs")
 
-    def __init__(
-        self, make: Callable[[Any], Call], runs: Sequence[Any], keys: Sequence[int]
-    ) -> None:
-        self.make = make
+    def __init__(self, runs: Sequence[Any], keys: Sequence[int]) -> None:
         self.runs = runs
         self.keys = keys
 
@@ -253,11 +255,11 @@ class CallsOfRuns(Sequence[Call]):
     def __getitem__(self, index: slice) -> CallsOfRuns: ...
     def __getitem__(self, index: int | slice) -> Call | CallsOfRuns:
         if isinstance(index, slice):
-            return CallsOfRuns(self.make, self.runs[index], self.keys[index])
-        return self.make(self.runs[index])
+            return CallsOfRuns(self.runs[index], self.keys[index])
+        return call_of(self.runs[index])
 
     def __iter__(self) -> Iterator[Call]:
-        return map(self.make, self.runs)
+        return map(call_of, self.runs)
 
 
 def make_task_run(

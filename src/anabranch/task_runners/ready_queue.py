@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from anabranch.execution.calls import Call, CallsOfRuns
+from anabranch.execution.calls import Call, CallsOfRuns, call_of
 
 Entry = Any
 """A call, or a run whose call is made when it is taken: most that wait never exist as objects."""
@@ -57,7 +57,7 @@ class ReadyQueue:
                 entry = self._plain.popitem(last=False)[1]
             except KeyError:
                 return None
-            return entry if type(entry) is Call else entry._shared.call(entry)
+            return entry if type(entry) is Call else call_of(entry)
         for priority in self._order:
             queue = self._by_priority[priority]
             while queue:
@@ -87,4 +87,4 @@ class ReadyQueue:
 
 
 def _made(entry: Entry) -> Call:
-    return entry if type(entry) is Call else entry._shared.call(entry)
+    return entry if type(entry) is Call else call_of(entry)

@@ -17,6 +17,7 @@ from anabranch.futures import TaskFuture
 from anabranch.locks import YieldingLock
 from anabranch.outcomes import CANCELLED, Outcome
 from anabranch.task_runners.base import Capabilities, Inbox, OpenRunnerBase
+from anabranch.task_runners.pace import LOOKS, MANY, Pace
 from anabranch.task_runners.ready_queue import ReadyQueue
 from anabranch.waiting import Waiter
 
@@ -24,15 +25,6 @@ GROUP = 128
 """Outcomes are handed back when so many have gathered, when no call is left,"""
 GROUP_SECONDS = 0.002
 """after a call that took so long, or when the sweeper looks, which it does as often."""
-MANY = 100
-"""Where so many calls come at a time, or calls are quick, one worker begins, and others follow once
-they are not."""
-QUICK = 50
-"""Calls are quick while each worker at work ends so many from one look of the sweeper to the next:
-threads that take turns for a few microseconds each gain nothing, and keep the store's writer, and each
-other, from their own. Those that end calls sleep then, all but one."""
-LOOKS = 2
-"""It looks twice, since a thread may have had no turn at the interpreter before the first."""
 NESTED_ON_ONE_THREAD = 12
 """How many calls a waiting thread runs inside each other, before the next gets a new thread."""
 
@@ -90,11 +82,8 @@ class ThreadPool(OpenRunnerBase):
         self._abandoned = 0
         self._made = 0
         self._closed = False
-        self._unstaffed = False
-        self._handed_back = 0
-        self._seen_ended = 0
-        self._looks_left = 0
-        self._is_quick = False
+        self._pace = Pace()
+        self._handed_back = 0  # outcomes, or nearly so many: threads may count at once
         self._last_back: Worker | None = None
         self._sweeper: threading.Thread | None = None
         self._sweep = threading.Semaphore(0)
@@ -108,7 +97,7 @@ class ThreadPool(OpenRunnerBase):
         or the sweeper's next look, since two threads that take turns cost more than the call."""
         self._queue.put(calls)
         worker = self._workers.get(get_ident())
-        if len(calls) >= MANY or (self._is_quick and worker is None):
+        if len(calls) >= MANY or (self._pace.is_quick and worker is None):
             if self._at_work() <= 0:
                 self._staff(1)
             self._staff_later(LOOKS)
@@ -137,7 +126,7 @@ class ThreadPool(OpenRunnerBase):
         """A waiting worker first runs what it waits for itself, where no other has begun it."""
         if get_ident() not in self._workers:
             return waiter.wait(timeout)
-        if self._unstaffed and (self._idle or self._count < self._max_workers):
+        if self._pace.holds_back and (self._idle or self._count < self._max_workers):
             self._staff(len(self._queue) - 1)
         if timeout is None:
             for future in futures:
@@ -214,9 +203,8 @@ class ThreadPool(OpenRunnerBase):
             worker.thread.start()
 
     def _staff_later(self, looks: int) -> None:
-        """The same once the sweeper has seen hardly anything end at so many looks."""
-        self._looks_left = min(self._looks_left, looks) if self._unstaffed else looks
-        self._unstaffed = True
+        """The same once the sweeper has looked so often and calls are not quick."""
+        self._pace.hold_back(looks)
         if self._sweeper_asleep or self._sweeper is None:
             self._wake_sweeper()
 
@@ -249,7 +237,7 @@ class ThreadPool(OpenRunnerBase):
                 del outcome  # nothing here keeps its value while the next call is waited for
                 if len(outcomes) >= GROUP or seconds > GROUP_SECONDS:
                     self.flush()
-                    if self._is_quick and not worker.abandoned:
+                    if self._pace.is_quick and not worker.abandoned:
                         call = None  # whose arguments nothing here keeps
                         self._rest(worker)
                 elif self._sweeper_asleep or self._sweeper is None:
@@ -367,22 +355,17 @@ class ThreadPool(OpenRunnerBase):
         what they submitted does not wait for them."""
         while not self._closed:
             self._sweep.acquire(timeout=GROUP_SECONDS)
-            ended = self._handed_back + len(self._outcomes)
-            self._is_quick = ended - self._seen_ended >= QUICK * max(1, self._at_work())
-            self._looks_left = LOOKS if self._is_quick else self._looks_left - 1
-            self._seen_ended = ended
-            if self._unstaffed and self._looks_left <= 0:
-                self._unstaffed = False
+            if self._pace.look(self._handed_back + len(self._outcomes), self._at_work()):
                 self._staff(len(self._queue))
             if self._outcomes:
                 self.flush()
                 continue
             # In this order: who leaves something meanwhile sees that it is asleep, or is seen.
             self._sweeper_asleep = True
-            self._is_quick = self._unstaffed = False
+            self._pace.rest()
             if self._queue and self._at_work() < self._max_workers:
-                self._unstaffed = True
-            if self._outcomes or self._unstaffed or self._closed:
+                self._pace.hold_back(LOOKS)
+            if self._outcomes or self._pace.holds_back or self._closed:
                 self._sweeper_asleep = False
             else:
                 self._sweep.acquire()
