@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 
 from anabranch import FutureList, flow, runtime, tags, task
@@ -29,6 +30,16 @@ def own_tags() -> frozenset[str]:
 @task
 def own_name() -> str:
     return runtime.task_run.name
+
+
+def in_four_threads(work: Callable[[], None]) -> None:
+    """At once, each in a copy of this context."""
+    context = copy_context()
+    threads = [threading.Thread(target=context.copy().run, args=(work,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 class Equal:
@@ -114,12 +125,7 @@ def test_threads_of_one_flow_submit_at_once() -> None:
             assert [future.result()[0] for future in futures] == list(range(200))
             names.extend(future.name for future in futures)
 
-        context = copy_context()
-        threads = [threading.Thread(target=context.copy().run, args=(submit,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_four_threads(submit)
         return names
 
     names = body()
@@ -168,12 +174,7 @@ def test_direct_calls_and_submits_of_many_threads_count_on() -> None:
                 names.append(own_name())
                 names.append(own_name.submit().result())
 
-        context = copy_context()
-        threads = [threading.Thread(target=context.copy().run, args=(call,)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_four_threads(call)
         return names
 
     assert sorted(body()) == sorted(f"own_name-{n}" for n in range(800))

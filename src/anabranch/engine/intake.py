@@ -42,7 +42,6 @@ LOOK_EACH = 64
 """Of so many direct calls one looks whether too much waits to be recorded."""
 _NO_TALLY = Tally("")
 """Stands for that of a submission until it begins, under the lock."""
-_NO_KWARGS: dict[str, Any] = {}
 
 Run = TaskFuture[Any]
 
@@ -155,7 +154,7 @@ class Intake:
             last is None
             or context.transaction is not None
             or not last.is_like(spec, runner, context)
-            or not _is_plain(spec, args, _NO_KWARGS, context)
+            or not _is_plain(spec, args, {}, context)
         ):
             return None
         if told is not None and told.pending is not None:

@@ -22,12 +22,12 @@ from anabranch.execution.calls import (
     Scope,
     TaskSpec,
     make_task_run,
-    new_call,
 )
 from anabranch.futures import Home, TaskFuture
 from anabranch.identities import BY_ORDER, in_order
 from anabranch.outcomes import RETRY_WAIT, SETTLED
 from anabranch.recorded import Recorded
+from anabranch.records import made_of
 from anabranch.runs import FlowRun, TaskRun, run_id
 from anabranch.task_runners.base import OpenRunner
 
@@ -227,7 +227,7 @@ class Submission:
 
     def call(self, run: TaskFuture[Any]) -> Call:
         """The call that a runner gets for a run whose inputs are plain."""
-        return new_call(
+        return made_of(
             Call,
             (
                 run._key,
@@ -244,6 +244,6 @@ class Submission:
     def call_here(self, run: TaskFuture[Any]) -> Call:
         """The same for one that runs in the calling thread, and in its context."""
         spec, scope = self.spec, self.scope
-        return new_call(
+        return made_of(
             Call, (run._key, run._attempt, spec, scope, run._inputs, self.kwargs, None, None)
         )

@@ -227,11 +227,6 @@ class Call(NamedTuple):
         return make_task_run(self.spec, self.scope, self.key, self.run_name, self.attempt)
 
 
-_tuple: Any = tuple
-new_call: Callable[[type[Call], tuple[Any, ...]], Call] = _tuple.__new__
-"""Makes one of all its fields, in half the time of calling its class."""
-
-
 def call_of(run: Any) -> Call:
     """The call of a run, by the submission that it shares with others."""
     return run._shared.call(run)

@@ -18,7 +18,7 @@ from time import monotonic, sleep, time
 from typing import Any, NamedTuple, Protocol
 
 from anabranch.execution import messages
-from anabranch.execution.calls import Call, Scope, TaskSpec, new_call
+from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.claims import Granted
 from anabranch.execution.cluster_calls import (
     Constants,
@@ -41,6 +41,7 @@ from anabranch.execution.run import drive_alone, failure, run_call
 from anabranch.execution.task_logs import listen_to_calls, note_levels
 from anabranch.logging import prints_logged
 from anabranch.outcomes import COMPLETED, Outcome
+from anabranch.records import made_of
 from anabranch.waiting import Waiter
 
 TELL_AFTER_SECONDS = 0.02
@@ -226,7 +227,7 @@ class ClusterWorker:
         scope = definition.scope(head.place)
         place = (head.key, head.attempt, definition.spec, scope)
         if head.args is not None:
-            return new_call(Call, (*place, head.args, {}, head.name, None))
+            return made_of(Call, (*place, head.args, {}, head.name, None))
         shared = None
         if constants is not None:
             shared = self._constants.get(constants.token)

@@ -18,11 +18,8 @@ from anabranch.execution.calls import Call
 from anabranch.execution.functions import ASYNC, ASYNC_GENERATOR, GENERATOR, SYNC
 from anabranch.futures import FutureList, TaskFuture
 from anabranch.outcomes import CANCELLED, COMPLETED, CRASHED, FAILED, Outcome
+from anabranch.records import made_of
 from anabranch.states import State, StateType
-
-_tuple: Any = tuple
-_new: Callable[[type[Outcome], tuple[Any, ...]], Outcome] = _tuple.__new__
-"""Makes a record of all its fields, in half the time of calling its class."""
 
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -54,7 +51,7 @@ def _run(call: Call, drive: Drive | None) -> Outcome:
     except BaseException as error:
         return failure(call, error, started, perf_counter() - clock)
     seconds = perf_counter() - clock
-    return _new(
+    return made_of(
         Outcome,
         (key, attempt, COMPLETED, value, started, seconds, None, None, False, None, None),
     )

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from anabranch.errors import Terminated
 from anabranch.execution import messages
-from anabranch.execution.calls import Call, Scope, TaskSpec, new_call
+from anabranch.execution.calls import Call, Scope, TaskSpec
 from anabranch.execution.interrupts import raise_in_thread
 from anabranch.execution.messages import FrameReader, Message, pack
 from anabranch.execution.pickling import loads
@@ -36,6 +36,7 @@ from anabranch.execution.remote_runs import FlowStandIn
 from anabranch.execution.run import failure, run_call
 from anabranch.logging import prints_logged
 from anabranch.outcomes import Outcome
+from anabranch.records import made_of
 from anabranch.signals import send_again
 from anabranch.waiting import Waiter
 
@@ -202,7 +203,7 @@ class Worker:
         kwargs: dict[str, Any]
         args, kwargs = loads(data, self._engine) if isinstance(data, bytes) else (data, {})
         place = (received.key, received.attempt)
-        return new_call(Call, (*place, spec, scope, args, kwargs, received.name, None))
+        return made_of(Call, (*place, spec, scope, args, kwargs, received.name, None))
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         if not self._ending and not self._channel.sending:
