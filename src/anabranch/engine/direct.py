@@ -308,9 +308,10 @@ def _submitted(
     engine: Engine, context: RunContext, spec: TaskSpec, arguments: Arguments, mailbox: Mailbox
 ) -> TaskFuture[Any]:
     args, kwargs, wait_for = arguments
-    return engine.submit(spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context)[
-        0
-    ]
+    (run,) = engine.submit(
+        spec, (args,), kwargs, wait_for=wait_for, runner=mailbox, context=context
+    )
+    return run
 
 
 def _own_call(mailbox: Mailbox, run: TaskFuture[Any]) -> Call | None:

@@ -1,5 +1,5 @@
 """Where calls come in: each becomes a run, with a number and what it waits for, and the tracker hears
-of it. What an earlier process has recorded is handed back here."""
+of it; but of those that an earlier process has completed."""
 
 # pyright: reportPrivateUsage=false
 # The engine's rooms share the slots of the run record, which are private to users, and the engine's.
@@ -9,27 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from contextvars import copy_context
-from itertools import chain, repeat
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from anabranch.context import RunContext, current_context
-from anabranch.dependencies import Search, find_blockers, needs_search
+from anabranch.dependencies import Search, needs_search
 from anabranch.engine.callbacks import CallbackRunner
 from anabranch.engine.collector import fewer_collections
+from anabranch.engine.recall import digests_of, recall
+from anabranch.engine.searches import common_search, search_of
 from anabranch.engine.submission import OpenFlow, Submission
 from anabranch.engine.tracker import Commands, Tally
 from anabranch.errors import (
     CancelledRun,
     FinishedFlowError,
-    ForeignFutureError,
     FutureCycleError,
-    ResultNotKeptError,
 )
 from anabranch.execution.calls import Call, Scope, TaskSpec
-from anabranch.futures import Links, Recalled, TaskFuture
-from anabranch.identities import BY_ORDER, inputs_digest, inputs_digests
-from anabranch.outcomes import COMPLETED, DORMANT, FAILED, Away, Outcome
-from anabranch.recorded import Recorded
+from anabranch.futures import Links, TaskFuture
+from anabranch.identities import BY_ORDER, inputs_digest
+from anabranch.outcomes import FAILED, Outcome
 from anabranch.task_runners.base import OpenRunner, refuse_unsupported
 
 if TYPE_CHECKING:
@@ -196,12 +195,12 @@ class Intake:
         inputs: Sequence[tuple[Any, ...]],
         wait_for: Iterable[Any],
     ) -> list[Run]:
-        common = self._common_search(submission, wait_for)
+        common = common_search(self._engine, submission, wait_for)
         runs: list[Run] = []
         with fewer_collections() if len(inputs) > CHUNK else nullcontext():
             for start in range(0, len(inputs), CHUNK):
                 given = inputs[start : start + CHUNK]
-                digests = self._digests(submission, given, start)
+                digests = digests_of(self._engine, submission, given, start)
                 keys = range(first + start, first + start + len(given))
                 chunk: list[Run] = [
                     TaskFuture(submission, key, args, digest)
@@ -283,28 +282,12 @@ class Intake:
             tally = self.tallies[spec.name] = Tally(spec.name)
         return tally
 
-    def _common_search(self, submission: Submission, wait_for: Iterable[Any]) -> Search | None:
-        """The futures that all runs of a submission wait for."""
-        common = None
-        wait_for = (wait_for,) if isinstance(wait_for, TaskFuture) else tuple(wait_for)
-        if wait_for or needs_search(submission.kwargs.values()):
-            common = find_blockers(submission.spec.name, submission.kwargs)
-            if wait_for:
-                waited = find_blockers(f"wait_for of {submission.spec.name}", wait_for)
-                if waited.unknown:
-                    submission.wait_for = wait_for
-                for future, allowed in waited.blockers.items():
-                    if future._phase != DORMANT:  # it has completed: its value is not wanted
-                        common.blockers[future] = allowed and common.blockers.get(future, True)
-            self._refuse_foreign(submission, common)
-        return common if common is not None and common.needed else None
-
     def _submit_chunk(
         self, submission: Submission, chunk: list[Run], common: Search | None, all_plain: bool
     ) -> None:
         replaced: list[tuple[Run, int]] = []
         if submission.recorded is not None:
-            chunk, replaced = self._recall(submission, chunk, submission.recorded, common)
+            chunk, replaced = recall(self._engine, submission, chunk, submission.recorded, common)
         if all_plain:
             self._take(submission, chunk, chunk, (), replaced=replaced)
             return
@@ -313,7 +296,7 @@ class Intake:
         broken: list[Outcome] = []
         for run in chunk:
             try:
-                search = self._search(submission, run, common)
+                search = search_of(self._engine, submission, run, common)
             except (FutureCycleError, RecursionError) as error:
                 broken.append(broken_call(run, error, self._engine.clock.time()))
                 search = None
@@ -324,69 +307,6 @@ class Intake:
                 run._links.search = True
                 linked.append((run, search.blockers))
         self._take(submission, chunk, plain, linked, broken, replaced)
-
-    def _digests(
-        self, submission: Submission, inputs: Sequence[tuple[Any, ...]], start: int
-    ) -> Iterable[bytes | None]:
-        """What makes each call the same call in a later process: of those from `start` on."""
-        if not self._engine.records:
-            return repeat(None)
-        key, identity = submission.spec.key, submission.scope.open_flow.identity
-        if submission.digest is not None:
-            return (identity(key, submission.digest),)
-        each = submission.kwargs_each
-        if each is not None:
-            each = each[start : start + len(inputs)]
-        digests = inputs_digests(inputs, submission.kwargs, each)
-        if BY_ORDER in digests:
-            digests = [identity(key, digest) for digest in digests]
-        return digests
-
-    def _recall(
-        self,
-        submission: Submission,
-        chunk: Sequence[Run],
-        recorded: Recorded,
-        common: Search | None,
-    ) -> tuple[list[Run], list[tuple[Run, int]]]:
-        """Settle those that were recorded as completed; the others, and which runs they replace."""
-        key, source = submission.spec.key, submission.spec.source
-        known: list[Run] = []
-        left: list[Run] = []
-        replaced: list[tuple[Run, int]] = []
-        for run in chunk:
-            digest = run._digest or BY_ORDER
-            call = recorded.take(key, digest, source, digest.startswith(BY_ORDER))
-            if call is None:
-                left.append(run)
-            elif not call.completed:
-                left.append(run)
-                replaced.append((run, call.row))
-            else:
-                run._links = run._links or Links()
-                run._links.recalled = Recalled(call.row, call.id)
-                run._links.name = call.name
-                try:
-                    value = call.value()
-                except ResultNotKeptError:
-                    recorded.lacks_value(key)
-                    search = self._search(submission, run, common)
-                    run._links.search = search is not None
-                    with self._engine._lock:
-                        self._engine._tracker.dormant(
-                            run, {} if search is None else search.blockers
-                        )
-                    continue
-                if not submission.spec.in_memory:
-                    value = Away(call.value)
-                run._outcome = Outcome(
-                    run._key, 1, COMPLETED, value, call.started, call.seconds, None, call.state_name
-                )
-                known.append(run)
-        if known:
-            with self._engine._lock:
-                self._engine._tracker.recalled(known)
-        return left, replaced
 
     def _next(
         self, submission: Submission, args: tuple[Any, ...], begins: bool = False
@@ -453,24 +373,6 @@ class Intake:
             self._engine.finished(broken)
         self._engine._carry_out(commands)
         self._engine.broadcast.back_pressure()
-
-    def _search(self, submission: Submission, run: Run, common: Search | None) -> Search | None:
-        """What one run waits for; None where its inputs are plain."""
-        values: list[Any] = [run._inputs]
-        if submission.kwargs_each is not None:
-            values.append(submission.kwargs_of(run))
-        search = find_blockers(submission.spec.name, *values)
-        self._refuse_foreign(submission, search)
-        if common is not None:
-            for future, allowed in common.blockers.items():
-                search.blockers[future] = allowed and search.blockers.get(future, True)
-            search.annotated = True
-        return search if search.needed else None
-
-    def _refuse_foreign(self, submission: Submission, search: Search) -> None:
-        for future in search.blockers:
-            if future._shared.home is not self._engine:
-                raise ForeignFutureError(future.name, submission.spec.name)
 
 
 def _is_plain(

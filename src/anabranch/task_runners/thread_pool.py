@@ -362,9 +362,10 @@ class ThreadPool(OpenRunnerBase):
                 continue
             # In this order: who leaves something meanwhile sees that it is asleep, or is seen.
             self._sweeper_asleep = True
-            self._pace.rest()
             if self._queue and self._at_work() < self._max_workers:
                 self._pace.hold_back(LOOKS)
+            else:
+                self._pace.rest()
             if self._outcomes or self._pace.holds_back or self._closed:
                 self._sweeper_asleep = False
             else:
