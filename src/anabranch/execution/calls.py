@@ -145,9 +145,10 @@ class Scope:
 
     `engine` is the port through which code inside the call submits and waits, `open_flow` what
     that engine knows the flow run by; neither travels. `prefix` and `first_index - first_key` turn a
-    call's key into its id and number. `parent_key` is that of the task run which has started the calls. `keep` makes what is left of a result for a later process.
-    `transaction` is what the runs have joined; that there is one travels. `batch_size` is how many
-    calls are to travel together, None where that is for the runner to say.
+    call's key into its id and number. `parent_key` is that of the task run which has started the
+    calls. `keep` makes what is left of a result for a later process. `transaction` is what the runs
+    have joined; that there is one travels. `batch_size` is how many calls are to travel together, None
+    where that is for the runner to say.
     """
 
     engine: Any

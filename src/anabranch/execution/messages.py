@@ -1,8 +1,8 @@
 """What a pool and its child processes tell each other: frames of tagged messages on a socket.
 
 A frame is a list of messages, marshalled or pickled, after its length and a byte that says which; a
-message is a tuple whose first item is its tag. Users' values stand in messages as bytes, so that one which cannot be loaded harms
-no other; but for plain ones, which every process can hold.
+message is a tuple whose first item is its tag. Users' values stand in messages as bytes, so that one
+which cannot be loaded harms no other; but for plain ones, which every process can hold.
 """
 
 from __future__ import annotations
